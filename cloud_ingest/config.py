@@ -5,6 +5,7 @@ that a section names are looked at by the role that uses them.
 """
 
 import difflib
+import re
 import ssl
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -31,6 +33,18 @@ from cloud_ingest.errors import ConfigError
 
 _MAX_PORT: Final = 65_535
 _LOOPBACK_NAMES: Final = frozenset({"localhost"})
+# What pydantic says in its own terms, by the type of the error.
+_PLAIN_WORDS: Final = {
+    "model_type": "must be a section: keys and values below it",
+    "path_type": "must be the path of a file",
+    "string_type": "must be text",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+}
 
 
 class Address(NamedTuple):
@@ -81,6 +95,13 @@ def _check_database_url(text: object) -> object:
         usable = False
     if not usable:
         raise PydanticCustomError("database_url", "must be a URL like postgresql://USER:PASSWORD@HOST:5432/NAME")
+    return text
+
+
+def _check_group(text: str) -> str:
+    # MQTT 5, section 4.8.2: one level of a topic filter, without wildcards.
+    if re.fullmatch(r"[^/+#\x00-\x1f]{1,128}", text) is None:
+        raise PydanticCustomError("group", "must be 1 to 128 characters without / + # and control characters")
     return text
 
 
@@ -163,7 +184,7 @@ class Ingest(_Section):
     `group` names the shared subscription; null subscribes plainly, as MQTT 3.1.1 must.
     """
 
-    group: Annotated[str, Field(pattern=r"^[^/+#\x00]{1,128}$")] | None = "cloud-ingest"
+    group: Annotated[str, AfterValidator(_check_group)] | None = "cloud-ingest"
     batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 5_000
     batch_age_ms: Annotated[int, Field(ge=0, le=60_000)] = 100
     receive_maximum: Annotated[int, Field(ge=1, le=65_535)] = 1_000
@@ -244,7 +265,7 @@ def _problem(error: ErrorDetails, settings: Settings) -> str:
     where = "" if origin is None else f" ({origin})"
     if error["type"] == "extra_forbidden":
         return f"{key} is not a known key{_suggestion(path)}{where}"
-    what = error["msg"].replace("Input should be ", "must be ").replace("Value error, ", "")
+    what = _PLAIN_WORDS.get(error["type"]) or error["msg"].replace("Input should be ", "must be ")
     value = error["input"]
     got = "" if path[:1] == ("database_url",) or isinstance(value, dict | BaseModel) else f", got {value!r:.200}"
     return f"{key} {what}{got}{where}".lstrip()
