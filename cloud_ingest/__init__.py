@@ -1,0 +1,1 @@
+"""The cloud: ingest, API and worker over one database. Its parts meet in `store` alone."""

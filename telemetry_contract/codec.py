@@ -78,6 +78,8 @@ def decode_samples(payload: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Tic
         raise UnknownVersion(f"contract version {message.v} is not {VERSION}")
     if isinstance(message, Backlog):
         _check_columns(message)
+    elif message.low > message.seq:
+        raise MalformedPayload(f"low: {message.low} is above the message's own seq {message.seq}")
     return message
 
 
@@ -143,6 +145,8 @@ def _check_columns(message: Backlog) -> None:
         raise MalformedPayload("seq: a backlog message holds at least one tick")
     if len(message.t) != length:
         raise MalformedPayload(f"t has {len(message.t)} entries, seq has {length}")
+    if message.low > message.seq[0]:
+        raise MalformedPayload(f"low: {message.low} is above the message's own first seq {message.seq[0]}")
     previous = 0
     for seq in message.seq:
         if seq <= previous:

@@ -1,0 +1,86 @@
+"""A message -> blocks of ticks that can be stored, or the reason why not."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from cloud_ingest.message import Message
+from cloud_ingest.store.batch import Block
+from cloud_ingest.store.rejected import Rejection
+from telemetry_contract.codec import decode_samples
+from telemetry_contract.errors import InvalidTopic, PayloadError, PayloadTooLarge
+from telemetry_contract.payload import Tick
+from telemetry_contract.topics import Topic
+
+_SHOWN_CHARACTERS: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is accepted: bytes of a message as received and decompressed, and how far its ticks may lie from now."""
+
+    max_message_bytes: int
+    max_decompressed_bytes: int
+    max_future_ms: int
+    max_age_ms: int
+
+
+def decode(message: Message, limits: Limits, now_ms: int) -> list[Block] | Rejection:
+    """The blocks of a message: one, or two where some of its ticks lie outside the time bounds.
+
+    The device of the topic is who speaks; a payload that names another is rejected.
+    """
+    try:
+        topic = Topic.parse(message.topic)
+        if len(message.payload) > limits.max_message_bytes:
+            raise PayloadTooLarge(f"payload has {len(message.payload)} bytes, more than {limits.max_message_bytes}")
+        samples = decode_samples(message.payload, max_bytes=limits.max_decompressed_bytes)
+    except InvalidTopic as exc:
+        return Rejection(message, "invalid_topic", str(exc)[:_SHOWN_CHARACTERS])
+    except PayloadError as exc:
+        return Rejection(message, exc.reason, str(exc)[:_SHOWN_CHARACTERS])
+    if samples.device is not None and samples.device != topic.device:
+        detail = f"payload says device {samples.device!r}, its topic {topic.device!r}"
+        return Rejection(message, "foreign_device", detail[:_SHOWN_CHARACTERS])
+    if isinstance(samples, Tick):
+        seqs, times = [samples.seq], [samples.t]
+        values = np.array([list(samples.values.values())], np.float64)
+    else:
+        seqs, times = samples.seq, samples.t
+        values = np.array(list(samples.values.values()), np.float64).reshape(len(samples.values), len(seqs)).T
+    block = Block(
+        message=message,
+        site=topic.site,
+        device=topic.device,
+        stream=samples.stream,
+        low=samples.low,
+        keys=tuple(samples.values),
+        seqs=seqs,
+        times_ms=np.array(times, np.int64),
+        samples=values,
+    )
+    return _within_bounds(block, limits, now_ms)
+
+
+def _within_bounds(block: Block, limits: Limits, now_ms: int) -> list[Block]:
+    early = block.times_ms < now_ms - limits.max_age_ms
+    late = block.times_ms > now_ms + limits.max_future_ms
+    outside = early | late
+    if not outside.any():
+        return [block]
+    refused = _rows(block, outside).refused(
+        "too_old" if early.any() else "in_the_future",
+        f"{outside.sum()} of {len(block.seqs)} ticks lie more than {limits.max_age_ms // 1000} s before or "
+        f"{limits.max_future_ms // 1000} s after the time of receipt, the first at {block.times_ms[outside][0]} ms",
+    )
+    return [refused] if outside.all() else [_rows(block, ~outside), refused]
+
+
+def _rows(block: Block, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Block:
+    return replace(
+        block,
+        seqs=[seq for seq, chosen in zip(block.seqs, mask.tolist(), strict=True) if chosen],
+        times_ms=block.times_ms[mask],
+        samples=block.samples[mask],
+    )

@@ -1,0 +1,41 @@
+"""Sequence numbers as inclusive ranges, and the two texts that PostgreSQL and the wire make of them."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+Range: TypeAlias = tuple[int, int]
+
+# PostgreSQL writes a discrete range in canonical form: lower bound included, upper bound not.
+_CANONICAL = re.compile(r"\[(\d+),(\d+)\)")
+
+
+def runs(sequence_numbers: Iterable[int]) -> list[Range]:
+    """The numbers, in any order and repeated or not, as the fewest ascending inclusive ranges."""
+    result: list[Range] = []
+    first = last = None
+    for number in sorted(sequence_numbers):
+        if last is not None and first is not None and number <= last + 1:
+            last = number
+            continue
+        if first is not None and last is not None:
+            result.append((first, last))
+        first = last = number
+    if first is not None and last is not None:
+        result.append((first, last))
+    return result
+
+
+def contains(ranges: Sequence[Range], number: int) -> bool:
+    """Whether one of a few ranges holds the number."""
+    return any(first <= number <= last for first, last in ranges)
+
+
+def to_multirange(ranges: Iterable[Range]) -> str:
+    """The text of an int8multirange."""
+    return "{" + ",".join(f"[{first},{last}]" for first, last in ranges) + "}"
+
+
+def from_multirange(text: str) -> list[Range]:
+    """The ranges of an int8multirange in PostgreSQL's canonical text."""
+    return [(int(lower), int(upper) - 1) for lower, upper in _CANONICAL.findall(text)]
