@@ -1,0 +1,389 @@
+"""The configuration of the agent: what may be set, its defaults and its bounds.
+
+`deploy/edge-agent.yaml` documents every key. Everything is validated here, before anything starts. A key without a
+value (null) means its default.
+"""
+
+import os
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from socket import gethostname
+from typing import Annotated, Any, Final, Literal, Self, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from edge_agent import config_source
+from edge_agent.config_source import KeyPath, Source, did_you_mean, dotted
+from edge_agent.errors import ConfigError
+from telemetry_contract.topics import is_identifier
+
+DEFAULT_FILE: Final = Path("/etc/edge-agent/edge-agent.yaml")
+DEFAULT_STATE_DIRECTORY: Final = Path("/var/lib/edge-agent")
+MIN_INTERVAL_SECONDS: Final = 0.05
+
+# Kernel interfaces and memory: they never fill up, or what fills them is not a disk. `overlay` is the root of a
+# container and would repeat its host's disk once for each container; the root itself is never excluded.
+PSEUDO_FILE_SYSTEMS: Final = (
+    *("autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs"),
+    *("fuse.gvfsd-fuse", "fuse.lxcfs", "fuse.portal", "fuse.snapfuse", "fusectl", "hugetlbfs", "iso9660", "mqueue"),
+    *("nsfs", "overlay", "proc", "pstore", "ramfs", "rpc_pipefs", "securityfs", "selinuxfs", "squashfs", "sysfs"),
+    *("tmpfs", "tracefs"),
+)
+
+# What pydantic says in its own terms, by the type of the error.
+_PLAIN_WORDS: Final = {
+    "model_type": "must be a section: keys and values below it",
+    "tuple_type": "must be a list like [a, b]",
+    "path_type": "must be the path of a file",
+    "string_type": "must be text (in quotes where it looks like a number or a date)",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "missing": "is required",
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_default(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if value is not None or key not in cls.model_fields}
+
+
+def _not_a_truth_value(value: Any) -> Any:
+    """YAML's `on` and `yes` would count as 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "must be a number")
+    return value
+
+
+def _identifier(text: str) -> str:
+    if not is_identifier(text):
+        raise PydanticCustomError("identifier", "must be 1 to 64 of the characters A-Z a-z 0-9 _ . -")
+    return text
+
+
+def _host(text: str) -> str:
+    # The value is not repeated: a URL may carry a password.
+    if not text or re.search(r"[\s/@]", text):
+        raise PydanticCustomError(
+            "secret", "must be a host name or an address alone, for example broker.example.org: no scheme, no port"
+        )
+    return text
+
+
+def _file_path(value: Any) -> Any:
+    if value == "" or (isinstance(value, str) and "\0" in value):
+        raise PydanticCustomError("path", "must be the path of a file")
+    return value
+
+
+def _number_as_number(value: Any) -> Any:
+    """The environment says "5" where YAML says 5."""
+    return 5 if value == "5" else value
+
+
+def _in_capitals(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+Identifier = Annotated[str, AfterValidator(_identifier)]
+FilePath = Annotated[Path, BeforeValidator(_file_path)]
+IntervalSeconds = Annotated[float, BeforeValidator(_not_a_truth_value), Field(ge=MIN_INTERVAL_SECONDS, le=86_400)]
+Seconds = Annotated[float, BeforeValidator(_not_a_truth_value)]
+Whole = Annotated[int, BeforeValidator(_not_a_truth_value)]
+Words = tuple[Annotated[str, Field(min_length=1)], ...]
+
+
+class Tls(_Section):
+    """Encryption to the broker; an empty section trusts the authorities of the system."""
+
+    ca_file: FilePath | None = None
+    certificate_file: FilePath | None = None
+    key_file: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise PydanticCustomError("relation", "must set certificate_file and key_file together, or neither")
+        return self
+
+    def context(self) -> ssl.SSLContext:
+        """A client context with these files, read now.
+
+        Raises ConfigError where one is missing or is not what it should be.
+        """
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except OSError as exc:
+            raise ConfigError(f"broker.tls.ca_file {self.ca_file}: {_reason(exc)}") from exc
+        if self.certificate_file is not None:
+            try:
+                context.load_cert_chain(self.certificate_file, self.key_file, password=_no_passphrase)
+            except (OSError, ConfigError) as exc:
+                files = f"broker.tls.certificate_file {self.certificate_file} with key_file {self.key_file}"
+                raise ConfigError(f"{files}: {_reason(exc)}") from exc
+        return context
+
+
+class Broker(_Section):
+    """How to reach the MQTT broker."""
+
+    host: Annotated[str, AfterValidator(_host)] = "localhost"
+    port: Annotated[Whole, Field(ge=1, le=65_535)] = 1883
+    protocol: Annotated[Literal[5, "3.1.1"], BeforeValidator(_number_as_number)] = 5
+    username: Annotated[str, Field(min_length=1)] | None = None
+    password_file: FilePath | None = None
+    keepalive_seconds: Annotated[Whole, Field(ge=5, le=65_535)] = 30
+    tls: Tls | None = None
+
+    @model_validator(mode="after")
+    def _password_has_user(self) -> Self:
+        if self.password_file is not None and self.username is None:
+            raise PydanticCustomError("relation", "must set username where it sets password_file")
+        return self
+
+    def password(self) -> str | None:
+        """The first line of `password_file`, read now.
+
+        Raises ConfigError where it can't be read.
+        """
+        if self.password_file is None:
+            return None
+        try:
+            return self.password_file.read_text(encoding="utf-8").partition("\n")[0].removesuffix("\r")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"broker.password_file {self.password_file}: {_reason(exc)}") from exc
+
+
+class Sampling(_Section):
+    """What holds for every collector that does not say otherwise."""
+
+    interval_seconds: IntervalSeconds = 5.0
+
+
+class Collector(_Section):
+    """What every built-in collector can be told. Without an interval of its own it keeps `sampling`'s."""
+
+    enabled: bool = True
+    interval_seconds: IntervalSeconds | None = None
+
+
+class Cpu(Collector):
+    """The `cpu` collector."""
+
+    per_core: bool = True
+
+
+class Disk(Collector):
+    """The `disk` collector; mounts and devices are shell patterns."""
+
+    exclude_file_systems: Words = PSEUDO_FILE_SYSTEMS
+    exclude_mounts: Words = ()
+    exclude_devices: Words = ("loop*", "ram*", "zram*", "fd*", "sr*")
+
+
+class Network(Collector):
+    """The `network` collector; interfaces are shell patterns."""
+
+    exclude_interfaces: Words = ("lo", "veth*", "br-*", "docker*", "virbr*", "ifb*", "dummy*")
+
+
+class Exec(_Section):
+    """One program of the user's that prints a JSON object of series key -> number."""
+
+    name: Identifier
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
+    interval_seconds: IntervalSeconds | None = None
+    timeout_seconds: Annotated[Seconds, Field(ge=0.05, le=3_600)] = 5.0
+
+    @model_validator(mode="after")
+    def _names_a_program(self) -> Self:
+        if not self.command[0] or any("\0" in argument for argument in self.command):
+            raise PydanticCustomError("relation", "must begin its command with a program and hold no NUL character")
+        return self
+
+
+class Collectors(_Section):
+    """What is measured."""
+
+    cpu: Cpu = Cpu()
+    memory: Collector = Collector()
+    disk: Disk = Disk()
+    network: Network = Network()
+    temperature: Collector = Collector()
+    host: Collector = Collector()
+    exec: tuple[Exec, ...] = ()
+
+    @model_validator(mode="after")
+    def _exec_names_differ(self) -> Self:
+        names = [program.name for program in self.exec]
+        for name in names:
+            if names.count(name) > 1:
+                raise PydanticCustomError(
+                    "relation", "must give each exec program a name of its own: {name} is taken", {"name": name}
+                )
+        return self
+
+
+def default_outbox_path() -> Path:
+    """In the directory that systemd made for the service, or else where its unit would have made it."""
+    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return (Path(state) if state else DEFAULT_STATE_DIRECTORY) / "outbox.db"
+
+
+class Outbox(_Section):
+    """Where samples wait for the cloud, and how much of them."""
+
+    path: FilePath = Field(default_factory=default_outbox_path)
+    max_bytes: Annotated[Whole, Field(ge=65_536)] = 100_000_000
+    flush_after_seconds: Annotated[Seconds, Field(ge=0, le=86_400)] = 0.0
+
+
+class Delivery(_Section):
+    """What counts as delivered, and how much may be on its way at a time."""
+
+    confirm: Literal["cloud", "broker"] = "cloud"
+    confirm_timeout_seconds: Annotated[Seconds, Field(ge=1, le=3_600)] = 30.0
+    window_messages: Annotated[Whole, Field(ge=2, le=10_000)] = 32
+    window_bytes: Annotated[Whole, Field(ge=65_536, le=1024**3)] = 4_194_304
+    backlog_ticks_per_message: Annotated[Whole, Field(ge=1, le=10_000)] = 100
+
+
+class Logging(_Section):
+    """What is logged to standard error, and how."""
+
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_in_capitals)] = "INFO"
+    format: Literal["text", "json"] = "text"
+
+
+def default_device() -> str:
+    """The host name, with what a device id can't hold replaced by `-`."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", gethostname())[:64] or "unnamed"
+
+
+class Config(_Section):
+    """Everything that can be set."""
+
+    device: Identifier = Field(default_factory=default_device)
+    site: Identifier = "default"
+    broker: Broker = Broker()
+    sampling: Sampling = Sampling()
+    collectors: Collectors = Collectors()
+    outbox: Outbox = Field(default_factory=Outbox)
+    delivery: Delivery = Delivery()
+    logging: Logging = Logging()
+
+
+def load(file: Path | None, environment: Mapping[str, str]) -> Config:
+    """The validated configuration of a file with the environment laid over it.
+
+    The file is `file`, or the one that EDGE_AGENT_CONFIG names, or DEFAULT_FILE where that exists; without any it is
+    the defaults. Raises ConfigError with one line for each problem.
+    """
+    source = _read(file, environment)
+    keys = dict(leaves(Config))
+    structured = {path for path, annotation in keys.items() if get_origin(annotation) is tuple}
+    config_source.overlay(source, environment, keys, structured)
+    try:
+        config = Config.model_validate(source.values)
+    except ValidationError as exc:
+        # Not chained: pydantic's message repeats values, and one of them may be a secret in the wrong place.
+        errors = exc.errors(include_url=False)
+        raise ConfigError("\n".join([*source.problems, *(_sentence(error, source) for error in errors)])) from None
+    problems = [*source.problems, *_unreadable_files(config, source)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def leaves(section: type[BaseModel], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Every key that is not a section, with its type."""
+    for name, known in section.model_fields.items():
+        inner = _section_type(known.annotation)
+        if inner is None:
+            yield (*path, name), known.annotation
+        else:
+            yield from leaves(inner, (*path, name))
+
+
+def _read(file: Path | None, environment: Mapping[str, str]) -> Source:
+    named = environment.get(config_source.FILE_VARIABLE)
+    if file is None and named:
+        file = Path(named)
+    if file is None and DEFAULT_FILE.exists():
+        file = DEFAULT_FILE
+    return Source() if file is None else config_source.read_file(file)
+
+
+def _unreadable_files(config: Config, source: Source) -> Iterator[str]:
+    """A sentence for each file that the configuration names and that can't serve."""
+    checks = (
+        [config.broker.password] if config.broker.tls is None else [config.broker.password, config.broker.tls.context]
+    )
+    for check in checks:
+        try:
+            check()
+        except ConfigError as exc:
+            key = str(exc).partition(" ")[0]
+            yield f"{exc}{source.where(tuple(key.split('.')))}"
+
+
+def _sentence(error: ErrorDetails, source: Source) -> str:
+    """One line for a person: key, what would be right, what was given, where."""
+    path = error["loc"]
+    what = _PLAIN_WORDS.get(error["type"])
+    if error["type"] == "extra_forbidden":
+        return f"{dotted(path)} is not a known key{_suggestion(path)}{source.where(path)}"
+    if what is None:
+        what = error["msg"].replace("Input should be ", "must be ").replace("greater than or equal to", "at least")
+        what = what.replace("less than or equal to", "at most")
+    # Neither a section (long, and it may hold anything) nor what stands where a section belongs is repeated.
+    told = error["type"] not in {"missing", "relation", "secret", "model_type"}
+    got = f", got {_shown(error['input'])}" if told else ""
+    return f"{dotted(path) or 'the configuration'} {what}{got}{source.where(path)}"
+
+
+def _shown(value: Any) -> str:
+    text = re.sub(r"//[^/@\s]*@", "//***@", repr(value))
+    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 - a line of a terminal
+
+
+def _suggestion(path: KeyPath) -> str:
+    section: type[BaseModel] | None = Config
+    for part in path[:-1]:
+        if section is not None and isinstance(part, str):
+            known = section.model_fields.get(part)
+            section = None if known is None else _section_type(known.annotation, inside_lists=True)
+    return "" if section is None else did_you_mean(str(path[-1]), section.model_fields)
+
+
+def _section_type(annotation: Any, *, inside_lists: bool = False) -> type[BaseModel] | None:
+    """The section that a key of this type holds, if it holds one."""
+    if get_origin(annotation) is tuple and not inside_lists:
+        return None
+    candidates = (annotation, *get_args(annotation))
+    return next((it for it in candidates if isinstance(it, type) and issubclass(it, BaseModel)), None)
+
+
+def _reason(exc: Exception) -> str:
+    return getattr(exc, "strerror", None) or str(exc)
+
+
+def _no_passphrase() -> str:
+    """Called for an encrypted key, where OpenSSL would otherwise ask at the terminal."""
+    raise ConfigError("the key is protected by a passphrase, which a service can't type; store it without one")

@@ -1,0 +1,30 @@
+"""What can go wrong on the edge, as one tree, named by what the caller does about it.
+
+EdgeAgentError
+ +- ConfigError      stop, exit code 2: a person must change the configuration
+ +- CollectorError   go on without it: one collector has no values for this tick
+ +- OutboxError      go on from memory and retry: the outbox file can't be read or written at present
+
+Everything in the tree has a cause outside the program: `str()` of it is a message for a person, without a traceback
+and without secrets, and `exit_code` is what a program that can't go on ends with.
+"""
+
+
+class EdgeAgentError(Exception):
+    """Something on this device is not as the agent needs it."""
+
+    exit_code = 1
+
+
+class ConfigError(EdgeAgentError):
+    """The configuration can't be used. The message holds one line for each problem."""
+
+    exit_code = 2
+
+
+class CollectorError(EdgeAgentError):
+    """A collector could not measure; the message says what it tried and why that failed."""
+
+
+class OutboxError(EdgeAgentError):
+    """The outbox file can't be read or written at present; nothing that it had committed is gone."""
