@@ -23,7 +23,7 @@ allow_anonymous true
 # What the broker forgets, the agent's outbox sends again until the database has it.
 persistence false
 max_queued_messages 0
-log_dest stdout
+log_dest stderr
 """
 
 

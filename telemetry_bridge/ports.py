@@ -1,6 +1,7 @@
 """TCP ports of the loopback interface: which are free, and who has one that is not."""
 
 import errno
+import itertools
 import socket
 
 import psutil
@@ -23,20 +24,25 @@ def require_free(port: int, *, use: str, option: str) -> None:
         problem = f"port {port}, wanted for {use}, is reserved for the administrator"
     else:
         problem = f"port {port} on {LOOPBACK}, wanted for {use}, can't be used ({errno.errorcode.get(reason, reason)})"
-    raise CannotStart(f"{problem}; choose another: telemetry-bridge up {option} {_free_near(port)}")
+    raise CannotStart(f"{problem}; choose another: telemetry-bridge up {option} {free_near(port)}")
 
 
-def preferred_or_free(port: int) -> int:
-    """The port itself where it is free, otherwise any free one."""
-    return port if _refusal(port) is None else any_free()
+def preferred_or_near(port: int) -> int:
+    """The port itself where it is free, otherwise the next free one."""
+    return port if _refusal(port) is None else free_near(port)
 
 
-def any_free() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_near(port: int) -> int:
+    """The next port above that was free a moment ago.
+
+    Not one that the kernel picks: those also become the local ends of outgoing connections, and a server that is
+    restarted might find its port taken by one.
+    """
+    first = max(port, 1023) + 1
+    for candidate in itertools.chain(range(first, _MAX_PORT + 1), range(1024, first)):
+        if _refusal(candidate) is None:
+            return candidate
+    raise CannotStart(f"no port of {LOOPBACK} is free")
 
 
 def accepts(port: int) -> bool:
@@ -71,8 +77,3 @@ def _holder(port: int) -> str | None:
     except (psutil.Error, OSError):
         return None
     return None
-
-
-def _free_near(port: int) -> int:
-    above = range(max(port, 1024) + 1, min(max(port, 1024) + 100, _MAX_PORT) + 1)
-    return next((it for it in above if _refusal(it) is None), any_free())

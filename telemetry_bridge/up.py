@@ -86,7 +86,7 @@ class LocalSystem:
             self._await(child, lambda: ports.accepts(broker_port))
             step.say(f"{chosen.name}, {ports.LOOPBACK}:{broker_port}")
         database_url, environ = self._start_database()
-        wiring = Wiring(chosen, broker_port, database_url, options.port, ports.any_free())
+        wiring = Wiring(chosen, broker_port, database_url, options.port, ports.free_near(options.port))
         watch = Watch(options.port, wiring.ingest_metrics_port)
         with display.step("schema") as step:
             self._finish(self._launch(roles.migrate_part(environ, wiring)))
@@ -119,7 +119,7 @@ class LocalSystem:
         """The broker's port. Raises CannotStart where one that was asked for is taken."""
         ports.require_free(self._options.port, use="the dashboard and the API", option="--port")
         if self._options.broker_port is None:
-            return ports.preferred_or_free(USUAL_BROKER_PORT)
+            return ports.preferred_or_near(USUAL_BROKER_PORT)
         ports.require_free(self._options.broker_port, use="the broker", option="--broker-port")
         return self._options.broker_port
 
