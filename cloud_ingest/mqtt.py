@@ -119,6 +119,8 @@ class Connection:
         self._wake()
         if self._thread.is_alive():
             self._thread.join(timeout)
+        self._wake_reader.close()
+        self._wake_writer.close()
 
     def _do(self, command: Callable[[paho.Client], object]) -> None:
         if self.connected.is_set():
@@ -126,7 +128,7 @@ class Connection:
             self._wake()
 
     def _wake(self) -> None:
-        with suppress(BlockingIOError):  # its buffer is full: the thread will wake anyway
+        with suppress(OSError):  # its buffer is full, so that the thread will wake anyway; or it is closed
             self._wake_writer.send(b"w")
 
     def _run(self) -> None:

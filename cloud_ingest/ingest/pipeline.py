@@ -63,7 +63,7 @@ class Pipeline:
             while not stop.is_set():
                 self._work(stop)
             self._source.leave(_LEAVE_SECONDS)
-            while (batch := self._gather(0.0)).received and self._commit(batch, stop):
+            while (batch := self._gather(stop)).received and self._commit(batch, stop):
                 pass
             self._tell(float("inf"))
         finally:
@@ -71,19 +71,24 @@ class Pipeline:
             self._writer.close()
 
     def _work(self, stop: threading.Event) -> None:
-        batch = self._gather(_IDLE_SECONDS)
+        batch = self._gather(stop)
         if batch.received:
             self._commit(batch, stop)
         self._tell(time.monotonic())
 
-    def _gather(self, idle_seconds: float) -> Batch:
-        """A batch that is due, or an empty one when nothing came for a while or an ack is due."""
+    def _gather(self, stop: threading.Event) -> Batch:
+        """A batch that is due, or an empty one when nothing came for a while or an ack is due.
+
+        Once stopping, what is there and nothing more.
+        """
         batch = Batch()
         started = time.monotonic()
         ack_wait = self._acks.wait_seconds(started)
-        wait = idle_seconds if ack_wait is None else min(idle_seconds, ack_wait)
+        wait = _IDLE_SECONDS if ack_wait is None else min(_IDLE_SECONDS, ack_wait)
         while True:
-            arrived = self._source.receive(self._cut.max_messages - len(batch.received), wait)
+            arrived = self._source.receive(
+                self._cut.max_messages - len(batch.received), 0.0 if stop.is_set() else min(wait, _IDLE_SECONDS)
+            )
             now = time.monotonic()
             if not batch.received:
                 if not arrived:
@@ -93,8 +98,8 @@ class Pipeline:
             for received in arrived:
                 batch.add(received, decode(received.message, self._limits, now_ms))
             self._metrics.messages.inc(len(arrived))
-            wait = self._cut.wait_seconds(batch, started, now) if idle_seconds else 0.0
-            if wait <= 0:
+            wait = self._cut.wait_seconds(batch, started, now)
+            if wait <= 0 or (stop.is_set() and not arrived):
                 return batch
 
     def _commit(self, batch: Batch, stop: threading.Event) -> bool:

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -15,7 +14,7 @@ from cloud_ingest.store import ledger, rejected
 from cloud_ingest.store.database import Connection, connect, translated
 from cloud_ingest.store.directory import Directory, Keys
 from cloud_ingest.store.migrate import require_current
-from cloud_ingest.store.partitions import Partitions, partitions_of
+from cloud_ingest.store.partitions import SPAN_MS, Partitions, partitions_of
 from cloud_ingest.store.ranges import Range, contains, runs
 from cloud_ingest.store.readings import COPY_STATEMENT, Floats, Integers, copy_stream, pack
 from cloud_ingest.store.rejected import Rejection
@@ -120,7 +119,7 @@ def _write(
         block.refused("invalid_series_key", invalid[block.keys]) if block.keys in invalid else block for block in blocks
     ]
     storable = [block for block in blocks if block.rejection is None]
-    partitions.cover(connection, (int(time) for block in storable for time in _extent(block.times_ms)))
+    partitions.cover(connection, _spans(storable))
     directory.note_device_layouts((device_ids[block.device], layout_ids[block.keys]) for block in storable)
 
     with connection.transaction():
@@ -149,8 +148,12 @@ def _write(
     )
 
 
-def _extent(times_ms: Integers) -> tuple[Any, Any]:
-    return times_ms.min(), times_ms.max()
+def _spans(blocks: list[Block]) -> list[int]:
+    """One time of each piece of `reading` that the blocks fall into."""
+    if not blocks:
+        return []
+    times = np.concatenate([block.times_ms for block in blocks])
+    return [int(number) * SPAN_MS for number in np.unique(times // SPAN_MS)]
 
 
 def _foreign_stream(block: Block) -> Rejection:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import psycopg
 from psycopg import errors as pg
 
-from cloud_ingest.errors import DataRejected, SchemaTooOld, StoreUnavailable
+from cloud_ingest.errors import DataRejected, SchemaTooOld, StoreError, StoreUnavailable
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
@@ -37,13 +37,22 @@ def connect(url: str, application_name: str) -> Connection:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns the driver's errors into ours: DataRejected, SchemaTooOld, or StoreUnavailable for all that may pass."""
+    """Turns the driver's errors into ours.
+
+    DataRejected, SchemaTooOld, StoreError for what no retry will mend (a missing privilege, say), and
+    StoreUnavailable for all that may pass.
+    """
     try:
         yield
     except _DATA_ERRORS as exc:
+        if isinstance(exc, pg.CheckViolation) and exc.diag.constraint_name is None:
+            # Not the row's fault: its partition was dropped since the caller looked. Looking again makes it anew.
+            raise StoreUnavailable(_first_line(exc)) from exc
         raise DataRejected(_first_line(exc)) from exc
     except _SCHEMA_ERRORS as exc:
         raise SchemaTooOld(f"{_first_line(exc)}; run `cloud-ingest migrate`") from exc
+    except psycopg.ProgrammingError as exc:
+        raise StoreError(_first_line(exc)) from exc
     except psycopg.Error as exc:
         raise StoreUnavailable(_first_line(exc)) from exc
 

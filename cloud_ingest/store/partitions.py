@@ -107,7 +107,7 @@ class NativePartitions:
         """Made aside and then attached: attaching does not lock readers and writers of `reading` out."""
         start, end = _time(number * SPAN_MS), _time((number + 1) * SPAN_MS)
         name = sql.Identifier("telemetry", _name(start))
-        connection.execute(sql.SQL("create table {} (like telemetry.reading including defaults)").format(name))
+        connection.execute(sql.SQL("create table {} (like telemetry.reading including constraints)").format(name))
         connection.execute(
             sql.SQL("alter table telemetry.reading attach partition {} for values from ({}) to ({})").format(
                 name, sql.Literal(start), sql.Literal(end)

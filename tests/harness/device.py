@@ -5,11 +5,11 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID, uuid4
 
-from harness.broker import Mosquitto
-from harness.wait import until
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from harness.broker import Mosquitto
+from harness.wait import until
 from telemetry_contract.codec import decode_ack, encode
 from telemetry_contract.payload import Backlog, CommitAck, Status, Tick
 
