@@ -1,0 +1,1 @@
+"""The role `api`: REST, live page, health and metrics."""

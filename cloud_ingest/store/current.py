@@ -1,5 +1,6 @@
 """The newest value of each series."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -28,18 +29,18 @@ class Position(NamedTuple):
 def current_values(
     connection: Connection,
     *,
-    device: str | None,
+    devices: Sequence[str],
     metric: str | None,
     site: str | None,
     since: datetime,
     after: Position | None,
     limit: int,
 ) -> list[CurrentRow]:
-    """The newest values measured at or after `since`, by device and series key, from behind `after`.
+    """The newest values of the named devices or of all, by device and series key, from behind `after`.
 
-    Reads one row for each layout that a device has sent: newest first, so that older chunks are only visited for a
-    layout that newer ones lack. Where the newest rows of several layouts hold the same series, the newest of those
-    that have a value counts.
+    Nothing that was measured before `since`. Reads one row for each layout that a device has sent: newest first, so
+    that older chunks are only visited for a layout that newer ones lack. Where the newest rows of several layouts
+    hold the same series, the newest of those that have a value counts.
     """
     rows = connection.execute(
         "select device.name, series.key, series.metric, series.labels, series.unit, series.time, series.value"
@@ -58,13 +59,13 @@ def current_values(
         "  where device_layout.device_id = device.device_id"
         "   and (%(metric)s::text is null or series_key.metric = %(metric)s)"
         "  order by series_key.key, newest.samples[layout_position.position] = 'NaN', newest.time desc) as series"
-        " where (%(device)s::text is null or device.name = %(device)s)"
+        " where (%(devices)s::text[] is null or device.name = any (%(devices)s::text[]))"
         "  and (%(site)s::text is null or device.site = %(site)s)"
         "  and (%(after_device)s::text is null or device.name >= %(after_device)s"
         "   and (device.name, series.key) > (%(after_device)s, %(after_key)s))"
         " order by device.name, series.key limit %(limit)s",
         {
-            "device": device,
+            "devices": list(devices) or None,
             "metric": metric,
             "site": site,
             "since": since,

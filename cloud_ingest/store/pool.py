@@ -62,7 +62,9 @@ class ReadPool:
                 yield connection
         except StoreUnavailable as exc:
             if isinstance(exc.__cause__, psycopg.errors.QueryCanceled):
-                raise StoreUnavailable(f"the database did not answer within {STATEMENT_SECONDS} s") from exc
+                raise StoreUnavailable(
+                    f"the database did not answer within {STATEMENT_SECONDS} s: ask for less at once"
+                ) from exc
             self._note(available=False, why=str(exc))
             if isinstance(exc.__cause__, PoolTimeout):
                 raise StoreUnavailable("the database can't be reached") from exc
