@@ -161,9 +161,10 @@ class Cluster:
 def choose_socket_directory(wanted: Path) -> tuple[Path, bool]:
     """Where the server's socket goes, and whether that is a temporary directory, made now, which the caller removes.
 
-    A socket's path must be short; a data directory may lie deep.
+    A socket's path must be short, where a data directory may lie deep, and libpq takes a comma in it for the beginning
+    of a second host.
     """
-    if len(os.fsencode(wanted / _SOCKET_NAME)) <= _MAX_SOCKET_PATH_BYTES:
+    if len(os.fsencode(wanted / _SOCKET_NAME)) <= _MAX_SOCKET_PATH_BYTES and "," not in str(wanted):
         return wanted, False
     return Path(tempfile.mkdtemp(prefix="telemetry-bridge-")), True
 
