@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from telemetry_bridge import broker, leftovers, ports, postgres, roles
@@ -19,7 +20,7 @@ from telemetry_bridge.guard import Guard
 from telemetry_bridge.logs import PartLog
 from telemetry_bridge.roles import Wiring
 from telemetry_bridge.stop_request import Stopped, StopRequest
-from telemetry_bridge.watch import Watch, describe
+from telemetry_bridge.watch import Watch
 from telemetry_contract.version import __version__
 
 USUAL_BROKER_PORT = 1883
@@ -151,7 +152,7 @@ class LocalSystem:
         if not config.exists():
             config.write_text(roles.initial_agent_config(roles.this_host()), encoding="utf-8")
         with self._display.step("agent") as step:
-            began = time.time()
+            began = datetime.now(UTC)
             part = roles.agent_part(self._environ, wiring, config=config, outbox=self._directory.outbox)
             child = self._launch(part)
             if self._reached(lambda: watch.has_reading_since(began), _FIRST_READING_SECONDS):
@@ -165,7 +166,7 @@ class LocalSystem:
             self._check_children()
             for child in self._children:
                 child.log.trim()
-            self._display.current(describe(watch.snapshot()))
+            self._display.current(watch.line())
             self._stop.wait(_REFRESH_SECONDS)
             self._stop.check()
 

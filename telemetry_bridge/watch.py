@@ -2,11 +2,10 @@
 
 import json
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from urllib.parse import urlencode
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -16,67 +15,82 @@ _TIMEOUT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """What is shown; None where it can't be known at the moment.
+class State:
+    """What is known at the moment; None where nobody answers.
 
-    `samples` counts what this run's ingester has stored. `lag_seconds` is the age of the newest reading of its last
-    batch when it was committed.
+    `readings` counts everything in the database, `samples` what the running ingester has stored of it.
+    `lag_seconds` is the age that the newest reading of the ingester's last batch had when it was committed.
     """
 
+    devices: int | None = None
+    readings: int | None = None
     samples: float | None = None
-    per_second: float | None = None
     lag_seconds: float | None = None
     broker_up: bool | None = None
     database_up: bool | None = None
 
 
+def read_state(health: bytes | None, metrics: bytes | None) -> State:
+    """The state from the bodies of the API's `/health` and the ingester's `/metrics`."""
+    totals = {} if health is None else json.loads(health)
+    families = () if metrics is None else text_string_to_metric_families(metrics.decode())
+    values = {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+    broker_up, database_up = values.get("ingest_broker_up"), values.get("ingest_database_up")
+    return State(
+        devices=totals.get("devices"),
+        readings=totals.get("readings"),
+        samples=values.get("ingest_samples_stored_total"),
+        lag_seconds=values.get("ingest_lag_seconds"),
+        broker_up=None if broker_up is None else broker_up > 0,
+        database_up=None if database_up is None else database_up > 0,
+    )
+
+
+def describe(now: State, before: State, seconds: float) -> str:
+    """One line for a person; `before` was true this many seconds earlier."""
+    if now.samples is None:
+        return "waiting for the ingester"
+    if now.database_up is False:
+        return "the database is away; the agent keeps its readings until it is back"
+    if now.broker_up is False:
+        return "the broker is away; the agent keeps its readings until it is back"
+    if now.readings is None or now.devices is None:
+        return "waiting for the API"
+    parts = [f"{now.readings:,} readings of {now.devices:,} {'device' if now.devices == 1 else 'devices'} stored"]
+    if before.samples is not None and now.samples >= before.samples and seconds > 0:
+        parts.append(f"{(now.samples - before.samples) / seconds:,.0f} samples/s")
+    if now.samples > 0 and now.lag_seconds is not None:
+        parts.append(f"{max(0.0, now.lag_seconds):.1f} s from measured to stored")
+    return ", ".join(parts)
+
+
 class Watch:
-    """Asks; used by one thread. Never raises for what a program that is just starting or ending answers."""
+    """Asks; used by one thread. Never raises for a program that does not answer yet or no longer."""
 
     def __init__(self, api_port: int, ingest_metrics_port: int) -> None:
         self._api = f"http://{LOOPBACK}:{api_port}"
         self._ingest = f"http://{LOOPBACK}:{ingest_metrics_port}"
         # Without the proxies of the environment: this never leaves the machine.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        self._stored_before: tuple[float, float] | None = None
+        self._before = State()
+        self._before_at = 0.0
 
     def is_ready(self) -> bool:
         """Whether the API says that it can serve."""
         return self._get(f"{self._api}/readiness") is not None
 
-    def has_reading_since(self, start: float) -> bool:
-        """Whether the API knows a value that was measured at or after this time (seconds since the epoch)."""
-        body = self._get(f"{self._api}/api/v1/metrics/current?limit=1000")
-        items: list[dict[str, Any]] = [] if body is None else json.loads(body)["items"]
-        return any(datetime.fromisoformat(item["time"]).timestamp() >= start for item in items)
+    def has_reading_since(self, start: datetime) -> bool:
+        """Whether the API knows a value that was measured at or after this time."""
+        query = urlencode({"since": start.astimezone(UTC).isoformat(), "limit": 1})
+        body = self._get(f"{self._api}/api/v1/metrics/current?{query}")
+        return body is not None and len(json.loads(body)["items"]) > 0
 
-    def snapshot(self) -> Snapshot:
-        """The state now; the rate is since the previous call."""
-        body = self._get(f"{self._ingest}/metrics")
-        if body is None:
-            self._stored_before = None
-            return Snapshot()
-        values = {
-            sample.name: sample.value
-            for family in text_string_to_metric_families(body.decode())
-            for sample in family.samples
-            if not sample.labels
-        }
-        samples = values.get("ingest_samples_stored_total")
-        return Snapshot(
-            samples=samples,
-            per_second=self._rate(samples),
-            lag_seconds=values.get("ingest_lag_seconds"),
-            broker_up=_truth(values.get("ingest_broker_up")),
-            database_up=_truth(values.get("ingest_database_up")),
-        )
-
-    def _rate(self, samples: float | None) -> float | None:
-        now = time.monotonic()
-        before, self._stored_before = self._stored_before, None if samples is None else (now, samples)
-        if before is None or samples is None or samples < before[1] or now <= before[0]:
-            return None
-        return (samples - before[1]) / (now - before[0])
+    def line(self) -> str:
+        """The state now, in one line; its rate is since the previous line."""
+        now, at = read_state(self._get(f"{self._api}/health"), self._get(f"{self._ingest}/metrics")), time.monotonic()
+        text = describe(now, self._before, at - self._before_at)
+        self._before, self._before_at = now, at
+        return text
 
     def _get(self, url: str) -> bytes | None:
         try:
@@ -85,23 +99,3 @@ class Watch:
                 return body
         except OSError:  # refused, reset, timed out, or an HTTP status that says no
             return None
-
-
-def describe(snapshot: Snapshot) -> str:
-    """One line for a person."""
-    if snapshot.samples is None:
-        return "waiting for the ingester"
-    if snapshot.database_up is False:
-        return "the database is away; nothing is lost, the agent keeps its samples"
-    if snapshot.broker_up is False:
-        return "the broker is away; nothing is lost, the agent keeps its samples"
-    parts = [f"{snapshot.samples:,.0f} samples stored"]
-    if snapshot.per_second is not None:
-        parts.append(f"{snapshot.per_second:,.0f}/s")
-    if snapshot.samples and snapshot.lag_seconds is not None:
-        parts.append(f"stored {snapshot.lag_seconds:.1f} s after they were measured")
-    return ", ".join(parts)
-
-
-def _truth(value: float | None) -> bool | None:
-    return None if value is None else value > 0
