@@ -1,0 +1,53 @@
+"""How the collectors have fared since the agent started."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class CollectorCounts:
+    """Since the start: calls that raised, ticks it was late for, and values that were not usable."""
+
+    failures: int = 0
+    overruns: int = 0
+    rejected_values: int = 0
+
+
+class Statistics:
+    """Counts by collector name. Every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards _counts
+        self._counts: dict[str, CollectorCounts] = {}
+
+    def register(self, name: str) -> None:
+        """Know a collector from now on, so that its counts are shown as 0 and not as absent."""
+        self._add(name)
+
+    def failed(self, name: str) -> None:
+        """It raised."""
+        self._add(name, failures=1)
+
+    def overran(self, name: str) -> None:
+        """It was late for a tick."""
+        self._add(name, overruns=1)
+
+    def rejected(self, name: str, values: int) -> None:
+        """So many entries of its answer were not a series key with a number."""
+        self._add(name, rejected_values=values)
+
+    def snapshot(self) -> Mapping[str, CollectorCounts]:
+        """The counts now, in the order in which the collectors were registered."""
+        with self._lock:
+            return dict(self._counts)
+
+    def _add(self, name: str, *, failures: int = 0, overruns: int = 0, rejected_values: int = 0) -> None:
+        with self._lock:
+            now = self._counts.get(name, CollectorCounts())
+            self._counts[name] = replace(
+                now,
+                failures=now.failures + failures,
+                overruns=now.overruns + overruns,
+                rejected_values=now.rejected_values + rejected_values,
+            )
