@@ -191,7 +191,6 @@ class Ingest(_Section):
     max_message_bytes: Annotated[int, Field(ge=1_024, le=268_435_455)] = 1024 * 1024
     max_decompressed_bytes: Annotated[int, Field(ge=1_024, le=1024**3)] = 16 * 1024 * 1024
     max_future_seconds: Annotated[int, Field(ge=0)] = 3_600
-    max_age_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     ack_interval_seconds: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = 1.0
     metrics_listen: Listen | None = None
 

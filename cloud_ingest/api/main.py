@@ -11,8 +11,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from cloud_ingest.api.app import create_app
+from cloud_ingest.api.listening import listen, require_loopback
 from cloud_ingest.config import Address, Config
-from cloud_ingest.errors import CloudError, ConfigError
 from cloud_ingest.store.pool import ReadPool
 
 logger = logging.getLogger(__name__)
@@ -27,38 +27,13 @@ def run(config: Config, stop: threading.Event, *, insecure: bool = False) -> int
     Needs no database to start: without one it answers 503. Raises ConfigError for an address that others can reach
     unless `insecure`, CloudError where the address can't be had.
     """
-    require_loopback(config, insecure=insecure)
-    listener = _listen(config.api.listen)
+    require_loopback(config.api.listen, insecure=insecure)
+    listener = listen(config.api.listen)
     with listener, ReadPool(config.database_url.get_secret_value(), "cloud-ingest-api") as pool:
         address = Address(*listener.getsockname()[:2])
         logger.info("listening on http://%s", address)
         asyncio.run(_serve(create_app(config, pool), listener, stop))
     return 0
-
-
-def require_loopback(config: Config, *, insecure: bool) -> None:
-    """Returns where only this machine can reach the API, or someone said that this is meant otherwise.
-
-    Raises ConfigError.
-    """
-    if not config.api.listen.is_loopback and not insecure:
-        raise ConfigError(
-            f"api.listen {config.api.listen} can be reached from other machines, and this API asks nobody for a key:"
-            " listen on 127.0.0.1, or say --insecure if the network is yours alone"
-        )
-
-
-def _listen(address: Address) -> socket.socket:
-    try:
-        family, *_, place = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(place[:2], family=family, backlog=256)
-    except OSError as exc:
-        raise CloudError(
-            f"cannot listen on {address}: {exc.strerror or exc};"
-            " choose another address with api.listen (CLOUD_INGEST_API__LISTEN)"
-        ) from exc
 
 
 class _Server(uvicorn.Server):

@@ -28,13 +28,13 @@ class Statistics:
     def __init__(self, pool: ReadPool) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "telemetry_api_requests",
+            "api_requests",
             "Requests answered, by method, route and status.",
             ["method", "route", "status"],
             registry=self.registry,
         )
         self.seconds = Histogram(
-            "telemetry_api_request_seconds",
+            "api_request_seconds",
             "Time from a request to the end of its answer.",
             ["route"],
             buckets=_BUCKET_SECONDS,
@@ -83,13 +83,13 @@ class _PoolCollector(Collector):
         counts = self._pool.statistics()
         size, idle = counts.get("pool_size", 0), counts.get("pool_available", 0)
         connections = GaugeMetricFamily(
-            "telemetry_api_database_connections", "Connections to the database, by state.", labels=["state"]
+            "api_database_connections", "Connections to the database, by state.", labels=["state"]
         )
         connections.add_metric(["idle"], idle)
         connections.add_metric(["used"], size - idle)
         yield connections
         yield GaugeMetricFamily(
-            "telemetry_api_database_waiting_requests",
+            "api_database_waiting_requests",
             "Requests that wait for a connection to the database.",
             value=counts.get("requests_waiting", 0),
         )

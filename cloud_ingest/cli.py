@@ -1,0 +1,215 @@
+"""The command line `cloud-ingest`.
+
+Exit codes: 0 done or stopped as told, 1 something outside failed, 2 the configuration or the command is wrong.
+"""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from cloud_ingest import log
+from cloud_ingest.config import Config, load
+from cloud_ingest.errors import CloudError
+from cloud_ingest.stopping import stop_on_signals, stop_with_stdin
+from cloud_ingest.store.database import Connection, connect
+from telemetry_contract.version import __version__
+
+logger = logging.getLogger("cloud_ingest.cli")  # also where this module is `__main__`
+
+app = typer.Typer(
+    name="cloud-ingest",
+    help="The cloud side of the telemetry bridge: from the broker into the database, and out again over REST.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+rejected_app = typer.Typer(help="Messages that could not be stored.", no_args_is_help=True)
+app.add_typer(rejected_app, name="rejected")
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="A YAML file; CLOUD_INGEST_CONFIG names one too. CLOUD_INGEST_* variables go over it."
+    ),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Let the API listen where other machines reach it: it asks nobody for a key.")
+]
+UntilStdinCloses = Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)]
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def _root(*, version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def migrate(config_file: ConfigFile = None) -> None:
+    """Bring the database to the schema of this version."""
+    from cloud_ingest.store.migrate import migrate as apply  # noqa: PLC0415 - each command loads what it needs
+
+    with _told_to_people():
+        applied = apply(load(config_file, os.environ).database_url.get_secret_value())
+        for name in applied:
+            print(f"applied {name}")
+        if not applied:
+            print("the schema is current")
+
+
+@app.command()
+def ingest(config_file: ConfigFile = None, *, until_stdin_closes: UntilStdinCloses = False) -> None:
+    """Store what devices publish."""
+    from cloud_ingest.ingest.main import run  # noqa: PLC0415
+
+    _run_role("ingest", run, config_file, until_stdin_closes=until_stdin_closes)
+
+
+@app.command()
+def api(
+    config_file: ConfigFile = None, *, insecure: Insecure = False, until_stdin_closes: UntilStdinCloses = False
+) -> None:
+    """Serve REST, the live page, health and metrics."""
+    from cloud_ingest.api.main import run  # noqa: PLC0415
+
+    def run_api(config: Config, stop: threading.Event) -> int:
+        return run(config, stop, insecure=insecure)
+
+    _run_role("api", run_api, config_file, until_stdin_closes=until_stdin_closes)
+
+
+@app.command()
+def worker(config_file: ConfigFile = None, *, until_stdin_closes: UntilStdinCloses = False) -> None:
+    """Keep the device states, partitions and retention."""
+    from cloud_ingest.worker.main import run  # noqa: PLC0415
+
+    _run_role("worker", run, config_file, until_stdin_closes=until_stdin_closes)
+
+
+@app.command()
+def run(
+    config_file: ConfigFile = None, *, insecure: Insecure = False, until_stdin_closes: UntilStdinCloses = False
+) -> None:
+    """Migrate, then run ingest, api and worker, each a process of its own that is started again when it ends."""
+    from cloud_ingest import run as supervisor  # noqa: PLC0415
+    from cloud_ingest.api.listening import require_loopback  # noqa: PLC0415
+
+    options = [] if config_file is None else ["--config", str(config_file)]
+    commands = {role: supervisor.role_command(role, options) for role in supervisor.ROLES}
+    if insecure:
+        commands["api"].append("--insecure")
+
+    def supervise(config: Config, stop: threading.Event) -> int:
+        require_loopback(config.api.listen, insecure=insecure)
+        return supervisor.run(config.database_url.get_secret_value(), commands, stop)
+
+    _run_role("run", supervise, config_file, until_stdin_closes=until_stdin_closes)
+
+
+@app.command("check-config")
+def check_config(config_file: ConfigFile = None) -> None:
+    """Check the configuration and the files it names, and print all that is in effect. Secrets are left out."""
+    with _told_to_people():
+        config = load(config_file, os.environ)
+        config.broker.password()
+        if config.broker.tls is not None:
+            config.broker.tls.context()
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+
+
+@rejected_app.command("list")
+def rejected_list(
+    config_file: ConfigFile = None,
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
+    before: Annotated[int | None, typer.Option(help="Only those with a lower number: the next page.")] = None,
+) -> None:
+    """The newest messages that could not be stored, and why."""
+    from cloud_ingest import rejected_report  # noqa: PLC0415
+    from cloud_ingest.store.rejected import list_rejected  # noqa: PLC0415
+
+    with _told_to_people(), _connection(config_file) as connection:
+        print(rejected_report.table(list_rejected(connection, limit, before)))
+
+
+@rejected_app.command("show")
+def rejected_show(
+    number: Annotated[int, typer.Argument(help="As `rejected list` prints it.")],
+    config_file: ConfigFile = None,
+    *,
+    raw: Annotated[bool, typer.Option("--raw", help="Write the payload alone, as it was received.")] = False,
+) -> None:
+    """One message that could not be stored, with its payload."""
+    from cloud_ingest import rejected_report  # noqa: PLC0415
+    from cloud_ingest.store.rejected import get_rejected  # noqa: PLC0415
+
+    with _told_to_people():
+        with _connection(config_file) as connection:
+            row = get_rejected(connection, number)
+        if row is None:
+            raise CloudError(f"there is no rejected message {number}")
+        if raw:
+            sys.stdout.buffer.write(row.payload)
+        else:
+            print(rejected_report.details(row))
+
+
+def _run_role(
+    role: str,
+    run: Callable[[Config, threading.Event], int],
+    config_file: Path | None,
+    *,
+    until_stdin_closes: bool,
+) -> None:
+    with _told_to_people():
+        config = load(config_file, os.environ)
+    log.configure(config.logging, role)
+    stop = threading.Event()
+    stop_on_signals(stop)
+    if until_stdin_closes:
+        stop_with_stdin(stop)
+    try:
+        code = run(config, stop)
+    except CloudError as exc:
+        logger.error("%s", exc)  # noqa: TRY400 - the cause is outside: a traceback would not help
+        code = exc.exit_code
+    except Exception:
+        logger.critical("an error of this program", exc_info=True)
+        code = 1
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _told_to_people() -> Iterator[None]:
+    """Ends the program with a message and an exit code where something outside is not as it must be."""
+    try:
+        yield
+    except CloudError as exc:
+        for line in str(exc).splitlines():
+            print(f"cloud-ingest: {line}", file=sys.stderr)
+        raise typer.Exit(exc.exit_code) from None
+
+
+@contextmanager
+def _connection(config_file: Path | None) -> Iterator[Connection]:
+    url = load(config_file, os.environ).database_url.get_secret_value()
+    with connect(url, "cloud-ingest-cli") as connection:
+        yield connection
+
+
+if __name__ == "__main__":
+    main()

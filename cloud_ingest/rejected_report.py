@@ -1,0 +1,80 @@
+"""Rejected messages as text for a terminal.
+
+What came from outside may hold anything, escape sequences for the terminal included: only printable characters are
+passed on.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from cloud_ingest.store.rejected import RejectedRow
+from telemetry_contract import compression
+from telemetry_contract.errors import PayloadError
+
+_MAX_DETAIL_CHARACTERS: Final = 60
+_MAX_SHOWN_BYTES: Final = 64 * 1024
+_HEXADECIMAL_BYTES: Final = 512
+
+
+def table(rows: Sequence[RejectedRow]) -> str:
+    """One line a message, the newest first."""
+    if not rows:
+        return "no rejected messages"
+    heads = ("number", "last received", "times", "bytes", "reason", "topic", "detail")
+    lines = [
+        (
+            str(row.rejected_id),
+            f"{row.last_received_at:%Y-%m-%d %H:%M:%SZ}",
+            str(row.received_count),
+            str(row.payload_bytes),
+            printable(row.reason),
+            printable(row.topic),
+            _shortened(printable(row.detail)),
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in (heads, *lines)) for column in range(len(heads))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in (heads, *lines)
+    )
+
+
+def details(row: RejectedRow) -> str:
+    """Everything about one message, its payload uncompressed."""
+    facts = {
+        "number": str(row.rejected_id),
+        "topic": printable(row.topic),
+        "content type": printable(row.content_type or "none"),
+        "reason": printable(row.reason),
+        "detail": printable(row.detail),
+        "first received": f"{row.first_received_at:%Y-%m-%d %H:%M:%SZ}",
+        "last received": f"{row.last_received_at:%Y-%m-%d %H:%M:%SZ}",
+        "times": str(row.received_count),
+        "bytes": str(row.payload_bytes)
+        + ("" if len(row.payload) == row.payload_bytes else f" ({len(row.payload)} kept)"),
+    }
+    width = max(map(len, facts)) + 1
+    head = "\n".join(f"{name + ':':<{width}} {text}" for name, text in facts.items())
+    return f"{head}\n\n{_payload(row.payload)}"
+
+
+def printable(text: str) -> str:
+    """The text with every character that a terminal would not simply show written as an escape."""
+    return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in text)
+
+
+def _payload(payload: bytes) -> str:
+    try:
+        data = compression.decompress(payload, max_bytes=_MAX_SHOWN_BYTES * 256)
+    except PayloadError:
+        data = payload
+    try:
+        text = printable(data.decode())
+    except UnicodeDecodeError:
+        return data[:_HEXADECIMAL_BYTES].hex(" ") + (" ..." if len(data) > _HEXADECIMAL_BYTES else "")
+    return text if len(text) <= _MAX_SHOWN_BYTES else f"{text[:_MAX_SHOWN_BYTES]} ..."
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_DETAIL_CHARACTERS else f"{text[: _MAX_DETAIL_CHARACTERS - 3]}..."
