@@ -24,14 +24,14 @@ def blast(host: str, port: int, messages: Iterable[tuple[str, bytes]]) -> int:
     """Publishes all of them and returns how many, once the broker has acknowledged each."""
     count = 0
     source = iter(messages)
-    with socket.create_connection((host, port), timeout=60) as connection:
+    with socket.create_connection((host, port), timeout=60) as connection, connection.makefile("rb") as answers:
         connection.sendall(_CONNECT)
-        if connection.recv(4, socket.MSG_WAITALL)[3:] != b"\x00":
+        if answers.read(4)[3:] != b"\x00":
             raise ConnectionRefusedError("the broker refused the benchmark's publisher")
         while part := list(islice(source, _UNACKNOWLEDGED)):
             connection.sendall(b"".join(publish_packet(*each, index) for index, each in enumerate(part, start=1)))
             wanted = _PUBACK_BYTES * len(part)
-            if len(connection.recv(wanted, socket.MSG_WAITALL)) != wanted:
+            if len(answers.read(wanted)) != wanted:
                 raise ConnectionResetError("the broker ended the benchmark's publisher")
             count += len(part)
         connection.sendall(b"\xe0\x00")

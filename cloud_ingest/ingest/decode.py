@@ -60,15 +60,15 @@ def decode(message: Message, limits: Limits, now_ms: int) -> list[Block] | Rejec
         times_ms=np.array(times, np.int64),
         samples=values,
     )
-    return _within_bounds(block, limits, now_ms)
+    return _within_bounds(block, times, limits, now_ms)
 
 
-def _within_bounds(block: Block, limits: Limits, now_ms: int) -> list[Block]:
-    early = block.times_ms < now_ms - limits.max_age_ms
-    late = block.times_ms > now_ms + limits.max_future_ms
-    outside = early | late
-    if not outside.any():
+def _within_bounds(block: Block, times: list[int], limits: Limits, now_ms: int) -> list[Block]:
+    earliest, latest = now_ms - limits.max_age_ms, now_ms + limits.max_future_ms
+    if earliest <= min(times) and max(times) <= latest:
         return [block]
+    early = block.times_ms < earliest
+    outside = early | (block.times_ms > latest)
     refused = _rows(block, outside).refused(
         "too_old" if early.any() else "in_the_future",
         f"{outside.sum()} of {len(block.seqs)} ticks lie more than {limits.max_age_ms // 1000} s before or "

@@ -31,7 +31,7 @@ def create(connection: Connection, devices: Mapping[UUID, int]) -> None:
         "insert into telemetry.stream (stream_id, device_id)"
         " select * from unnest(%(streams)s::uuid[], %(devices)s::integer[]) as wanted (stream_id, device_id)"
         " order by stream_id on conflict do nothing",
-        {"streams": streams, "devices": [devices[stream] for stream in streams]},
+        {"streams": _array(streams), "devices": _array(devices[stream] for stream in streams)},
     )
 
 
@@ -41,8 +41,9 @@ def lock(connection: Connection, streams: Iterable[UUID]) -> dict[UUID, int]:
     Always in ascending order, so that two ingesters with the same streams can't deadlock.
     """
     rows = connection.execute(
-        "select stream_id, device_id from telemetry.stream where stream_id = any(%s) order by stream_id for update",
-        [sorted(streams)],
+        "select stream_id, device_id from telemetry.stream where stream_id = any(%s::uuid[])"
+        " order by stream_id for update",
+        [_array(sorted(streams))],
     ).fetchall()
     return dict(rows)
 
@@ -54,9 +55,9 @@ def settled(connection: Connection, incoming: Mapping[UUID, list[Range]]) -> dic
     """
     rows = connection.execute(
         "select stream_id, (stream.received * incoming.ranges)::text"
-        " from unnest(%(streams)s::uuid[], %(ranges)s::text[]::int8multirange[]) as incoming (stream_id, ranges)"
+        " from unnest(%(streams)s::uuid[], %(ranges)s::int8multirange[]) as incoming (stream_id, ranges)"
         " join telemetry.stream using (stream_id) where stream.received && incoming.ranges",
-        {"streams": list(incoming), "ranges": [to_multirange(ranges) for ranges in incoming.values()]},
+        {"streams": _array(incoming), "ranges": _array(map(_quoted, incoming.values()))},
     ).fetchall()
     return {stream: from_multirange(text) for stream, text in rows}
 
@@ -67,16 +68,16 @@ def settle(connection: Connection, entries: Mapping[UUID, Entry]) -> dict[UUID, 
         "update telemetry.stream set received = stream.received + entry.incoming,"
         " low = greatest(stream.low, entry.low), ticks = stream.ticks + entry.ticks,"
         " newest = greatest(stream.newest, entry.newest), last_seen = now()"
-        " from unnest(%(streams)s::uuid[], %(incoming)s::text[]::int8multirange[], %(lows)s::bigint[],"
+        " from unnest(%(streams)s::uuid[], %(incoming)s::int8multirange[], %(lows)s::bigint[],"
         " %(ticks)s::bigint[], %(newest)s::timestamptz[]) as entry (stream_id, incoming, low, ticks, newest)"
         " where stream.stream_id = entry.stream_id"
         " returning stream.stream_id, (stream.received * int8multirange(int8range(stream.low, null)))::text",
         {
-            "streams": list(entries),
-            "incoming": [to_multirange(entry.incoming) for entry in entries.values()],
-            "lows": [entry.low for entry in entries.values()],
-            "ticks": [entry.ticks for entry in entries.values()],
-            "newest": [entry.newest for entry in entries.values()],
+            "streams": _array(entries),
+            "incoming": _array(_quoted(entry.incoming) for entry in entries.values()),
+            "lows": _array(entry.low for entry in entries.values()),
+            "ticks": _array(entry.ticks for entry in entries.values()),
+            "newest": _array("null" if entry.newest is None else f'"{entry.newest}"' for entry in entries.values()),
         },
     ).fetchall()
     return {stream: from_multirange(text) for stream, text in rows}
@@ -90,3 +91,16 @@ def held(connection: Connection, stream: UUID, device: str) -> list[Range] | Non
         [stream, device],
     ).fetchone()
     return None if row is None else from_multirange(row[0])
+
+
+def _array(items: Iterable[object]) -> str:
+    """The text of a PostgreSQL array.
+
+    Made here because a batch has thousands of these, of numbers and UUIDs that need no escaping, and the driver's
+    general way takes a third of the time that a batch has.
+    """
+    return "{" + ",".join(map(str, items)) + "}"
+
+
+def _quoted(ranges: list[Range]) -> str:
+    return f'"{to_multirange(ranges)}"'

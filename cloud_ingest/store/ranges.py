@@ -12,17 +12,17 @@ _CANONICAL = re.compile(r"\[(\d+),(\d+)\)")
 
 def runs(sequence_numbers: Iterable[int]) -> list[Range]:
     """The numbers, in any order and repeated or not, as the fewest ascending inclusive ranges."""
+    ordered = sorted(sequence_numbers)
+    if not ordered:
+        return []
     result: list[Range] = []
-    first = last = None
-    for number in sorted(sequence_numbers):
-        if last is not None and first is not None and number <= last + 1:
-            last = number
-            continue
-        if first is not None and last is not None:
+    first = last = ordered[0]
+    for number in ordered:
+        if number > last + 1:
             result.append((first, last))
-        first = last = number
-    if first is not None and last is not None:
-        result.append((first, last))
+            first = number
+        last = number
+    result.append((first, last))
     return result
 
 
