@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from telemetry_bridge.account import Account
-from telemetry_bridge.ending import Ending, end
+from telemetry_bridge.ending import Endable, Ending, end
 from telemetry_bridge.errors import CannotStart, PartFailed
 from telemetry_bridge.logs import PartLog
 
@@ -55,6 +55,11 @@ class Child:
             except OSError as exc:
                 raise CannotStart(f"can't execute {part.command[0]} for the {part.name}: {exc.strerror}") from exc
         self.process = psutil.Process(self._popen.pid)
+
+    @property
+    def endable(self) -> Endable:
+        """What others need to know to end it."""
+        return Endable(self.part.name, self.process, self.part.ending)
 
     @property
     def exit_code(self) -> int | None:

@@ -17,10 +17,22 @@ _KILL_WAIT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Ending:
-    """How a process wants to be ended: the signal that asks it, and how long it may take to follow."""
+    """How a process wants to be ended: the signal that asks it, and how long it may take to follow.
+
+    Signal 0 asks nothing: it ends by itself.
+    """
 
     signal: int
     grace_seconds: float
+
+
+@dataclass(frozen=True)
+class Endable:
+    """A process to be ended some day, possibly by another program than the one that started it."""
+
+    name: str
+    process: psutil.Process
+    ending: Ending
 
 
 def end(process: psutil.Process, ending: Ending, *, hurry: Callable[[], bool] = lambda: False) -> bool:

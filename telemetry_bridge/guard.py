@@ -7,15 +7,14 @@ processes that changed their user, for which Linux clears a parent-death signal 
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable
 
 import psutil
 
-from telemetry_bridge.child import Child
-from telemetry_bridge.ending import Ending, end, is_gone
+from telemetry_bridge.ending import Endable, Ending, end, is_gone
+from telemetry_bridge.errors import CannotStart
 from telemetry_bridge.logs import PartLog
 
 _LAST_WAIT_SECONDS = 5.0
@@ -25,31 +24,35 @@ class Guard:
     """The running guard, as `up` sees it."""
 
     def __init__(self, log: PartLog) -> None:
+        # -P: what lies in the working directory must not shadow a module.
+        command = [sys.executable, "-P", "-m", "telemetry_bridge.guard"]
         with log.open_fresh() as output:
-            self._popen = subprocess.Popen(
-                # -P: what lies in the working directory must not shadow a module.
-                [sys.executable, "-P", "-m", "telemetry_bridge.guard"],
-                env=dict(os.environ),
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            try:
+                self._popen = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                )
+            except OSError as exc:
+                raise CannotStart(f"can't execute {sys.executable} for the guard: {exc.strerror}") from exc
+
+    @property
+    def endable(self) -> Endable:
+        """For a later run that finds it still at work: let it finish, all its patience with the others included."""
+        return Endable("guard", psutil.Process(self._popen.pid), Ending(0, grace_seconds=60))
 
     @property
     def is_running(self) -> bool:
         """Whether it still guards."""
         return self._popen.poll() is None
 
-    def watch(self, child: Child) -> None:
-        """Guard this child from now on; without effect where the guard itself is gone."""
+    def watch(self, endable: Endable) -> None:
+        """Guard this process from now on; without effect where the guard itself is gone."""
         pipe = self._popen.stdin
         if pipe is None:
             return
-        ending = child.part.ending
-        order = {"pid": child.process.pid, "signal": int(ending.signal), "grace_seconds": ending.grace_seconds}
+        ending = endable.ending
+        order = {"pid": endable.process.pid, "signal": int(ending.signal), "grace_seconds": ending.grace_seconds}
         with contextlib.suppress(BrokenPipeError):
-            pipe.write(json.dumps({"name": child.part.name, **order}).encode() + b"\n")
+            pipe.write(json.dumps({"name": endable.name, **order}).encode() + b"\n")
             pipe.flush()
 
     def dismiss(self) -> None:
@@ -60,17 +63,17 @@ class Guard:
 
 def keep_watch(orders: Iterable[bytes]) -> None:
     """Read orders as `Guard.watch` writes them until there are no more, then end what runs, the youngest first."""
-    watched: list[tuple[str, psutil.Process, Ending]] = []
+    watched: list[Endable] = []
     for line in orders:
         order = json.loads(line)
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(order["pid"])
-            watched.append((order["name"], process, Ending(order["signal"], order["grace_seconds"])))
-    for name, process, ending in reversed(watched):
-        if not is_gone(process):
-            sys.stdout.write(f"telemetry-bridge is gone; ending {name} (process {process.pid})\n")
+            watched.append(Endable(order["name"], process, Ending(order["signal"], order["grace_seconds"])))
+    for it in reversed(watched):
+        if not is_gone(it.process):
+            sys.stdout.write(f"telemetry-bridge is gone; ending {it.name} (process {it.process.pid})\n")
             sys.stdout.flush()
-            end(process, ending)
+            end(it.process, it.ending)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,9 @@ def migrate_part(environ: Mapping[str, str], wiring: Wiring) -> Part:
 
 def cloud_part(environ: Mapping[str, str], wiring: Wiring) -> Part:
     """Ingest, API and worker under their supervisor."""
-    return Part("cloud", (_program("cloud-ingest"), "run"), _cloud_environment(environ, wiring))
+    # Its supervisor gives the roles 20 s before it kills them.
+    ending = Ending(signal.SIGTERM, grace_seconds=25)
+    return Part("cloud", (_program("cloud-ingest"), "run"), _cloud_environment(environ, wiring), ending)
 
 
 def agent_part(environ: Mapping[str, str], wiring: Wiring, *, config: Path, outbox: Path) -> Part:

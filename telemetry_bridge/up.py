@@ -14,7 +14,7 @@ from telemetry_bridge.broker import BrokerChoice
 from telemetry_bridge.child import Child, Part
 from telemetry_bridge.directory import DataDirectory
 from telemetry_bridge.display import Display
-from telemetry_bridge.ending import end
+from telemetry_bridge.ending import Endable, end, is_gone
 from telemetry_bridge.errors import PartFailed
 from telemetry_bridge.guard import Guard
 from telemetry_bridge.logs import PartLog
@@ -79,6 +79,7 @@ class LocalSystem:
         broker_port = self._choose_ports()
         self._guard = Guard(self._log("guard"))
 
+        database_url, environ = self._start_database()
         with display.step("broker") as step:
             chosen = broker.choose(
                 options.broker, port=broker_port, config=self._directory.broker_config, environ=self._environ
@@ -86,7 +87,6 @@ class LocalSystem:
             child = self._launch(chosen.part(self._environ))
             self._await(child, lambda: ports.accepts(broker_port))
             step.say(f"{chosen.name}, {ports.LOOPBACK}:{broker_port}")
-        database_url, environ = self._start_database()
         wiring = Wiring(chosen, broker_port, database_url, options.port, ports.free_near(options.port))
         watch = Watch(options.port, wiring.ingest_metrics_port)
         with display.step("schema") as step:
@@ -104,17 +104,21 @@ class LocalSystem:
         return watch
 
     def _end_leftovers(self) -> None:
-        """End what an earlier run, killed together with its guard, left behind on this data directory."""
+        """Wait for what a killed run's guard is ending; where that was killed too, end it here."""
         found = leftovers.find(self._directory.running)
         stray = postgres.find_stray(self._directory.postgres)
         if stray is not None and stray.pid not in {it.process.pid for it in found}:
-            found.append(leftovers.Leftover("database", stray, postgres.ENDING))
-        if found:
-            with self._display.step("clean-up") as step:
-                for leftover in found:
-                    end(leftover.process, leftover.ending, hurry=self._stop.insisted)
-                    self._stop.check()
-                step.say(f"ended what an earlier run left behind: {', '.join(it.name for it in found)}")
+            found.append(Endable("database", stray, postgres.ENDING))
+        if not found:
+            return
+        with self._display.step("clean-up") as step:
+            ended = []
+            for it in found:
+                if not is_gone(it.process):
+                    ended.append(it.name)
+                    end(it.process, it.ending, hurry=lambda: self._stop.requested)
+                self._stop.check()
+            step.say(f"an earlier run was killed; ended what was left of it: {', '.join(ended)}")
 
     def _choose_ports(self) -> int:
         """The broker's port. Raises CannotStart where one that was asked for is taken."""
@@ -174,9 +178,11 @@ class LocalSystem:
         self._stop.check()
         child = Child(part, self._log(part.name))
         self._children.append(child)
+        started = [it.endable for it in self._children]
         if self._guard is not None:
-            self._guard.watch(child)
-        leftovers.record(self._directory.running, self._children)
+            self._guard.watch(child.endable)
+            started.append(self._guard.endable)
+        leftovers.record(self._directory.running, started)
         return child
 
     def _finish(self, child: Child) -> None:

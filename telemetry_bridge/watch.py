@@ -50,12 +50,12 @@ def describe(now: State, before: State, seconds: float) -> str:
     """One line for a person; `before` was true this many seconds earlier."""
     if now.samples is None:
         return "waiting for the ingester"
-    if now.database_up is False:
-        return "the database is away; the agent keeps its readings until it is back"
     if now.broker_up is False:
         return "the broker is away; the agent keeps its readings until it is back"
     if now.readings is None or now.devices is None:
-        return "waiting for the API"
+        # The ingester alone can't tell: before its first batch it does not know about the database.
+        who = "the API" if now.database_up else "the API or the database"
+        return f"waiting for {who}"
     parts = [f"{now.readings:,} readings of {now.devices:,} {'device' if now.devices == 1 else 'devices'} stored"]
     if before.samples is not None and now.samples >= before.samples and seconds > 0:
         parts.append(f"{(now.samples - before.samples) / seconds:,.0f} samples/s")

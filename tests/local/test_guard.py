@@ -42,8 +42,8 @@ for name in ("older", "younger"):
     part = Part(name, (sys.executable, "-c", code, str(directory / "ended"), name), {}, Ending(signal.SIGTERM, 20))
     child = Child(part, PartLog(directory / f"{name}.log"))
     children.append(child)
-    guard.watch(child)
-leftovers.record(directory / "running.json", children)
+    guard.watch(child.endable)
+leftovers.record(directory / "running.json", [*(child.endable for child in children), guard.endable])
 while not all("ready" in child.log.path.read_text() for child in children):
     pass
 print("GUARD", guard._popen.pid, flush=True)
@@ -58,6 +58,15 @@ else:
 
 def recorded(directory: Path) -> list[psutil.Process]:
     return [psutil.Process(entry["pid"]) for entry in json.loads((directory / "running.json").read_text())]
+
+
+def test_a_later_run_waits_for_a_guard_that_is_at_work(new_process: Callable[..., Process], tmp_path: Path) -> None:
+    parent, guard = started(new_process, tmp_path)
+    parent.kill()
+    for it in leftovers.find(tmp_path / "running.json"):
+        assert end(it.process, it.ending)
+    assert is_gone(guard)
+    assert (tmp_path / "ended").read_text().split() == ["younger", "older"]
 
 
 def started(new_process: Callable[..., Process], directory: Path) -> tuple[Process, psutil.Process]:
@@ -90,6 +99,7 @@ def test_a_guard_that_is_dismissed_ends_nothing(new_process: Callable[..., Proce
 def test_leftovers_of_a_killed_parent_and_guard_are_found(new_process: Callable[..., Process], tmp_path: Path) -> None:
     parent, guard = started(new_process, tmp_path)
     guard.kill()
+    until(lambda: is_gone(guard), 10, "the guard to be killed")
     parent.kill()
     found = leftovers.find(tmp_path / "running.json")
     try:

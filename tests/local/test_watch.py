@@ -53,6 +53,7 @@ def test_nothing_is_claimed_about_lag_before_anything_was_stored() -> None:
 def test_what_is_missing_is_named() -> None:
     fine = metrics(samples=1)
     assert "waiting for the ingester" in describe(read_state(health(), None), State(), 1)
-    assert "waiting for the API" in describe(read_state(None, fine), State(), 1)
-    assert "the database is away" in describe(read_state(None, metrics(samples=1, database=0)), State(), 1)
+    assert describe(read_state(None, fine), State(), 1) == "waiting for the API"
+    assert "the database" in describe(read_state(None, metrics(samples=1, database=0)), State(), 1)
+    assert "readings of 1 device" in describe(read_state(health(), metrics(samples=0, database=0)), State(), 1)
     assert "the broker is away" in describe(read_state(health(), metrics(samples=1, broker=0)), State(), 1)
