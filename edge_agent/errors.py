@@ -4,6 +4,7 @@ EdgeAgentError
  +- ConfigError      stop, exit code 2: a person must change the configuration
  +- CollectorError   go on without it: one collector has no values for this tick
  +- OutboxError      go on from memory and retry: the outbox file can't be read or written at present
+     +- OutboxCorrupt   set the file aside and go on with a new one
 
 Everything in the tree has a cause outside the program: `str()` of it is a message for a person, without a traceback
 and without secrets, and `exit_code` is what a program that can't go on ends with.
@@ -28,3 +29,7 @@ class CollectorError(EdgeAgentError):
 
 class OutboxError(EdgeAgentError):
     """The outbox file can't be read or written at present; nothing that it had committed is gone."""
+
+
+class OutboxCorrupt(OutboxError):
+    """The outbox file is damaged: it is not a database, or its content contradicts itself."""

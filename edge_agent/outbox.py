@@ -1,0 +1,453 @@
+"""The outbox: ticks on disk until the cloud says that it has committed them.
+
+One SQLite file in WAL mode with one connection. `synchronous=FULL` makes an append durable when it returns.
+Confirmations run with NORMAL and cost no fsync: one that a power failure undoes brings its ticks back, and the cloud
+knows them already.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+from uuid import UUID, uuid4
+
+import apsw
+import msgspec
+
+from edge_agent.errors import OutboxCorrupt, OutboxError
+from edge_agent.reading import Reading
+from telemetry_contract.payload import OutboxState
+
+APPLICATION_ID: Final = 0x54425F4F  # "TB_O"
+SCHEMA_VERSION: Final = 1
+
+# A reading's keys are stored once (`layout`), its values as packed little-endian float64 with NaN for "no value".
+# `outbox` has one row. `sequence_offset`: sequence number on the wire = tick.seq - sequence_offset, so that a new
+# stream starts at 1 without moving a row. `depth` is the number of ticks when `tick`'s sequence stood at `depth_seq`;
+# every later number was appended and not deleted, so the depth is known without reading a whole file at start.
+_SCHEMA: Final = """
+create table outbox (
+  stream text not null, machine text, sequence_offset integer not null, dropped integer not null,
+  depth integer not null, depth_seq integer not null
+) strict;
+create table layout (layout integer primary key autoincrement, keys text not null unique) strict;
+create table tick (
+  seq integer primary key autoincrement, t integer not null, layout integer not null, data blob not null
+) strict;
+insert into sqlite_sequence (name, seq) values ('tick', 0);
+"""
+
+_DROP_STEP: Final = 8
+_INDEX_STEP: Final = 256
+_NAN: Final = float("nan")
+
+log = logging.getLogger(__name__)
+
+
+class StoredTick(NamedTuple):
+    """One tick of the outbox; `data` holds its values in the order of its layout's keys, see `unpack`."""
+
+    seq: int
+    t_ms: int
+    layout: int
+    data: bytes
+
+
+def unpack(data: bytes) -> tuple[float, ...]:
+    """The values of one tick, or of several whose data are joined; NaN is "no value"."""
+    return struct.unpack(f"<{len(data) // 8}d", data)
+
+
+class Outbox:
+    """The ticks that are not confirmed yet, each with a sequence number that its stream never uses twice.
+
+    A tick is committed when `append` returns. Not thread-safe: its owner is one thread. What raises OutboxError has
+    changed nothing and may be tried again; OutboxCorrupt ends it.
+    """
+
+    @classmethod
+    def open(cls, path: Path, *, max_bytes: int, machine_id: str | None = None, vfs: str | None = None) -> Self:
+        """The outbox at `path`, made if missing, locked against a second agent.
+
+        A damaged file is renamed and a new stream begins. So it does in a file that another machine wrote (its
+        `machine_id` differs: a copied disk), with the ticks that it holds. Raises OutboxError, also where the file is
+        something else.
+        """
+        lock = _lock(path)
+        try:
+            try:
+                return cls._open_locked(path, lock, max_bytes, machine_id, vfs)
+            except OutboxCorrupt as exc:
+                _set_aside(path, exc)
+                return cls._open_locked(path, lock, max_bytes, machine_id, vfs)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @classmethod
+    def _open_locked(cls, path: Path, lock: int, max_bytes: int, machine_id: str | None, vfs: str | None) -> Self:
+        db = _connect(path, vfs)
+        try:
+            return cls(path, db, lock, max_bytes=max_bytes, machine_id=machine_id)
+        except BaseException:
+            db.close()
+            raise
+
+    def __init__(
+        self, path: Path, db: apsw.Connection, lock: int, *, max_bytes: int, machine_id: str | None = None
+    ) -> None:
+        self.path = path
+        self._db = db
+        self._lock = lock
+        self._max_bytes = max_bytes
+        self._machine_id = machine_id
+        self._durable = True
+        self._layouts: dict[tuple[str, ...], int] = {}
+        self._keys: dict[int, tuple[str, ...]] = {}
+        self._newest_of_layout: dict[int, int] = {}  # as far as this process appended it
+        rows = self._rows("select stream, machine, sequence_offset, dropped, depth, depth_seq from outbox")
+        if len(rows) != 1:
+            raise OutboxCorrupt(f"outbox {path}: it does not say what stream it is")
+        stream, machine, offset, dropped, depth, depth_seq = rows[0]
+        self.stream = UUID(stream)
+        self._offset: int = offset
+        self._dropped: int = dropped
+        self._last: int = self._rows("select seq from sqlite_sequence where name = 'tick'")[0][0]
+        self._depth: int = depth + self._last - depth_seq
+        self._last_at_open: int = self._last
+        if machine_id is not None and machine != machine_id:
+            if machine is None:
+                with self._transaction():
+                    self._execute("update outbox set machine = ?", machine_id)
+            else:
+                log.warning("outbox %s was written by another machine: a new stream begins", path)
+                self.restart_stream()
+
+    @property
+    def next_seq(self) -> int:
+        """The sequence number that the next tick will get."""
+        return self._last + 1 - self._offset
+
+    @property
+    def last_at_open(self) -> int:
+        """The highest sequence number that the stream may have used before this process opened it; 0: none."""
+        return max(0, self._last_at_open - self._offset)
+
+    @property
+    def depth(self) -> int:
+        """How many ticks it holds."""
+        return self._depth
+
+    @property
+    def dropped(self) -> int:
+        """How many ticks of this stream were given up."""
+        return self._dropped
+
+    @property
+    def unflushed(self) -> int:
+        """How many of its ticks a crash would lose."""
+        return 0
+
+    def append(self, reading: Reading) -> int:
+        """The sequence number of the reading, which is stored."""
+        return self.append_many([reading])[0]
+
+    def append_many(self, readings: Sequence[Reading], *, lost: int = 0) -> list[int]:
+        """The sequence numbers of the readings, which are stored in one transaction: all or none.
+
+        Where they don't fit into `max_bytes`, the oldest ticks are dropped and counted, as are `lost` others that
+        were given up before they got here.
+        """
+        with self._transaction():
+            ticks = [self._stored(seq, reading) for seq, reading in enumerate(readings, self._last + 1)]
+            dropped = self._insert(ticks)
+            depth = self._depth + len(ticks) - dropped
+            if dropped or lost:
+                self._account(depth, dropped + lost)
+        self._depth = depth
+        self._count_dropped(dropped + lost)
+        self._last += len(ticks)
+        return [tick.seq - self._offset for tick in ticks]
+
+    def flush(self) -> None:
+        """Stores what is in memory only, of which this outbox has nothing."""
+
+    def confirm(self, ranges: Iterable[tuple[int, int]]) -> int:
+        """How many ticks it deleted: those whose sequence number lies in one of the inclusive ranges."""
+        held = self._overlapping(ranges)
+        deleted = 0
+        if not held or not self._depth:
+            return 0
+        with self._transaction(durable=False):
+            for first, last in held:
+                self._execute("delete from tick where seq between ? and ?", first, last)
+                deleted += self._db.changes()
+            if deleted:
+                self._account(self._depth - deleted)
+        self._depth -= deleted
+        return deleted
+
+    def low(self) -> int | None:
+        """The lowest sequence number that it holds."""
+        [(seq,)] = self._rows("select min(seq) from tick")
+        return None if seq is None else seq - self._offset
+
+    def index(self, first: int) -> Iterator[tuple[int, int]]:
+        """Sequence number and layout of each tick from `first` on, ascending, read step by step."""
+        first += self._offset
+        query = "select seq, layout from tick where seq >= ? order by seq limit ?"
+        while rows := self._rows(query, first, _INDEX_STEP):
+            for seq, layout in rows:
+                yield seq - self._offset, layout
+            first = rows[-1][0] + 1
+
+    def recent(self, limit: int) -> list[tuple[int, int]]:
+        """Sequence number and layout of the newest ticks, ascending."""
+        rows = self._rows("select seq, layout from tick order by seq desc limit ?", limit)
+        return [(seq - self._offset, layout) for seq, layout in reversed(rows)]
+
+    def ticks(self, seqs: Sequence[int]) -> list[StoredTick]:
+        """The ticks with these sequence numbers, ascending, without those that it does not hold."""
+        wanted = {seq + self._offset for seq in seqs}
+        if not wanted:
+            return []
+        rows = self._rows("select seq, t, layout, data from tick where seq between ? and ?", min(wanted), max(wanted))
+        return [StoredTick(seq - self._offset, t_ms, layout, data) for seq, t_ms, layout, data in rows if seq in wanted]
+
+    def keys(self, layout: int) -> tuple[str, ...]:
+        """The series keys of a layout, in the order of its values."""
+        known = self._keys.get(layout)
+        if known is None:
+            rows = self._rows("select keys from layout where layout = ?", layout)
+            if not rows:
+                raise OutboxCorrupt(f"outbox {self.path}: layout {layout} is missing")
+            known = self._keys[layout] = tuple(msgspec.json.decode(rows[0][0], type=list[str]))
+        return known
+
+    def state(self) -> OutboxState:
+        """What it holds and what it had to give up, as the status message says it."""
+        low = self.low()
+        oldest = [] if low is None else self.ticks([low])
+        return OutboxState(
+            depth=self.depth,
+            bytes=self.used_bytes(),
+            low=low,
+            next_seq=self.next_seq,
+            oldest_time=oldest[0].t_ms if oldest else None,
+            dropped=self._dropped,
+        )
+
+    def used_bytes(self) -> int:
+        """The bytes of the file that are in use; what `max_bytes` bounds. The write-ahead log comes on top."""
+        with _translated(self.path):
+            pages: int = self._db.pragma("page_count") - self._db.pragma("freelist_count")
+            size: int = self._db.pragma("page_size")
+        return pages * size
+
+    def restart_stream(self) -> None:
+        """Begins a new stream with the ticks that are held; the first of them becomes number 1.
+
+        For when the numbers of the old stream may have been used for other ticks.
+        """
+        low = self.low()
+        offset = self._last if low is None else low + self._offset - 1
+        stream = uuid4()
+        with self._transaction():
+            self._execute(
+                "update outbox set stream = ?, machine = coalesce(?, machine), sequence_offset = ?, dropped = 0",
+                str(stream),
+                self._machine_id,
+                offset,
+            )
+        self.stream = stream
+        self._offset = offset
+        self._dropped = 0
+        self._last_at_open = self._last
+
+    def close(self) -> None:
+        """Gives the file free. Raises OutboxError where it could not write what was left to write."""
+        try:
+            with _translated(self.path):
+                self._db.close()
+        finally:
+            os.close(self._lock)
+
+    def _overlapping(self, ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The parts of the ranges that lie between the lowest and the highest held number, as stored."""
+        low = self.low()
+        if low is None:
+            return []
+        last = self.next_seq - 1
+        return [
+            (max(first, low) + self._offset, min(end, last) + self._offset)
+            for first, end in ranges
+            if first <= last and end >= low
+        ]
+
+    def _stored(self, seq: int, reading: Reading) -> StoredTick:
+        """The reading as it is stored; within a transaction, since its layout may be new."""
+        layout = self._layout(tuple(reading.values))
+        self._newest_of_layout[layout] = seq
+        values = [_NAN if value is None else value for value in reading.values.values()]
+        return StoredTick(seq, reading.t_ms, layout, struct.pack(f"<{len(values)}d", *values))
+
+    def _layout(self, keys: tuple[str, ...]) -> int:
+        """The layout of these keys; within a transaction."""
+        layout = self._layouts.get(keys)
+        if layout is None:
+            text = msgspec.json.encode(keys).decode()
+            self._delete_unused_layouts()
+            self._execute("insert into layout (keys) values (?) on conflict do nothing", text)
+            layout = int(self._rows("select layout from layout where keys = ?", text)[0][0])
+            self._layouts[keys] = layout
+            self._newest_of_layout[layout] = self._last + 1
+        return layout
+
+    def _delete_unused_layouts(self) -> None:
+        """Deletes layouts that no held tick has, as far as that is known without looking at every tick."""
+        low = self.low()
+        oldest = self._last + 1 if low is None else low + self._offset
+        for (layout,) in self._rows("select layout from layout"):
+            if self._newest_of_layout.get(layout, self._last_at_open) < oldest:
+                self._execute("delete from layout where layout = ?", layout)
+                keys = self._keys.pop(layout, None)
+                self._newest_of_layout.pop(layout, None)
+                self._layouts = {known: it for known, it in self._layouts.items() if it != layout and known != keys}
+
+    def _insert(self, ticks: Sequence[StoredTick]) -> int:
+        """Stores the ticks, within a transaction; the number of the oldest that had to go for them."""
+        self._db.executemany("insert into tick (seq, t, layout, data) values (?, ?, ?, ?)", ticks)
+        dropped = 0
+        while self.used_bytes() > self._max_bytes:
+            self._execute(
+                "delete from tick where seq <= (select max(seq) from (select seq from tick order by seq limit ?))",
+                _DROP_STEP,
+            )
+            if self._db.changes() == 0:
+                break
+            dropped += self._db.changes()
+        return dropped
+
+    def _account(self, depth: int, dropped: int = 0) -> None:
+        """Writes the depth that holds at the end of this transaction, and counts dropped ticks."""
+        self._execute(
+            "update outbox set depth = ?, dropped = dropped + ?,"
+            " depth_seq = (select seq from sqlite_sequence where name = 'tick')",
+            depth,
+            dropped,
+        )
+
+    def _count_dropped(self, dropped: int) -> None:
+        if dropped and not self._dropped:
+            log.warning("outbox %s is full: the oldest ticks are dropped and counted", self.path)
+        self._dropped += dropped
+
+    @contextlib.contextmanager
+    def _transaction(self, *, durable: bool = True) -> Iterator[None]:
+        """One write transaction, all or nothing; without `durable` a power failure may undo it."""
+        with _translated(self.path):
+            if durable != self._durable:
+                self._db.pragma("synchronous", "full" if durable else "normal")
+                self._durable = durable
+            self._db.execute("begin immediate")
+            try:
+                yield
+                self._db.execute("commit")
+            except BaseException:
+                self._layouts.clear()
+                self._keys.clear()
+                if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
+                    with contextlib.suppress(apsw.Error):
+                        self._db.execute("rollback")
+                raise
+
+    def _execute(self, statement: str, *bindings: apsw.SQLiteValue) -> None:
+        self._db.execute(statement, bindings)
+
+    def _rows(self, query: str, *bindings: apsw.SQLiteValue) -> list[tuple[Any, ...]]:
+        with _translated(self.path):
+            return list(self._db.execute(query, bindings))
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (apsw.CorruptError, apsw.NotADBError) as exc:
+        raise OutboxCorrupt(f"outbox {path} is damaged: {exc}") from exc
+    except apsw.Error as exc:
+        raise OutboxError(f"outbox {path}: {exc}") from exc
+
+
+def _lock(path: Path) -> int:
+    """A descriptor that holds the lock of the outbox; the system frees it when the process ends, however it ends.
+
+    In a file of its own: to close another descriptor of the database would drop SQLite's own locks (POSIX
+    `close`, and https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    name = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as exc:
+        raise OutboxError(f"outbox {path}: {exc.strerror}: {exc.filename}") from exc
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(lock)
+        raise OutboxError(f"outbox {path} is in use by another agent (lock {name}): {exc.strerror}") from exc
+    return lock
+
+
+def _connect(path: Path, vfs: str | None) -> apsw.Connection:
+    with _translated(path):
+        db = apsw.Connection(str(path), vfs=vfs)
+        try:
+            db.set_busy_timeout(5_000)  # for people who look into the file while the agent runs
+            is_new = db.pragma("schema_version") == 0
+            if not is_new:
+                _check_identity(path, db)
+            db.pragma("journal_mode", "wal")
+            db.pragma("journal_size_limit", 4_194_304)
+            db.pragma("synchronous", "full")
+            if is_new:
+                _create(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+
+def _check_identity(path: Path, db: apsw.Connection) -> None:
+    if db.pragma("application_id") != APPLICATION_ID:
+        raise OutboxError(f"{path} is a database, but not an outbox of this agent")
+    version = db.pragma("user_version")
+    if version > SCHEMA_VERSION:
+        raise OutboxError(f"outbox {path} was written by a newer version of this agent (schema {version})")
+
+
+def _create(db: apsw.Connection) -> None:
+    db.execute("begin immediate")
+    db.execute(_SCHEMA)
+    db.pragma("application_id", APPLICATION_ID)
+    db.pragma("user_version", SCHEMA_VERSION)
+    db.execute("insert into outbox values (?, null, 0, 0, 0, 0)", (str(uuid4()),))
+    db.execute("commit")
+
+
+def _set_aside(path: Path, cause: OutboxCorrupt) -> None:
+    """Renames a damaged file, with its log, to a name that no other has."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    try:
+        for suffix in ("", "-wal", "-shm"):
+            file = Path(f"{path}{suffix}")
+            if file.exists():
+                file.rename(f"{path}.damaged-{stamp}{suffix}")
+    except OSError as exc:
+        raise OutboxError(f"outbox {path} is damaged and can't be renamed: {exc.strerror}") from exc
+    log.error("%s; it was kept as %s.damaged-%s and a new stream begins", cause, path, stamp)
