@@ -77,6 +77,15 @@ def test_what_is_looked_for_would_be_found(pattern: re.Pattern[str], text: str) 
     assert pattern.search(text)
 
 
+def test_readme_names_commands_that_exist_and_ci_runs_its_test_command() -> None:
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^\.PHONY: ([\w-]+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([\w-]+)", readme, re.MULTILINE))
+    assert {"run", "test"} <= named <= targets
+    assert "```sh\nmake test\n```" in readme
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "make test"
+
+
 def test_licence_is_complete() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert "Version 2.0, January 2004" in text
