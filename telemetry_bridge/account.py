@@ -27,19 +27,25 @@ class Account:
         os.chown(path, self.user_id, self.group_id)
 
 
-def database_account() -> Account | None:
-    """None where this process may run PostgreSQL itself; for root a system account, made where it is missing.
+def database_account(data: Path) -> Account | None:
+    """Who runs PostgreSQL on this cluster: None for this process itself.
 
+    For root it is the owner of a cluster that is there already, otherwise a system account, made where it is missing.
     Raises CannotStart where it can't be made.
     """
     if os.geteuid() != 0:
         return None
+    owner = data.stat().st_uid if data.exists() else 0
+    entry = _system_account() if owner == 0 else pwd.getpwuid(owner)
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def _system_account() -> pwd.struct_passwd:
     try:
-        entry = pwd.getpwnam(ACCOUNT_NAME)
+        return pwd.getpwnam(ACCOUNT_NAME)
     except KeyError:
         _make_account()
-        entry = pwd.getpwnam(ACCOUNT_NAME)
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+        return pwd.getpwnam(ACCOUNT_NAME)
 
 
 def _make_account() -> None:

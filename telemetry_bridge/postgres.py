@@ -5,7 +5,6 @@ process ends, takes on any server that it finds on the directory, and opens pare
 server is a child like the others.
 """
 
-import contextlib
 import importlib.util
 import os
 import shutil
@@ -178,10 +177,14 @@ def find_stray(data: Path) -> psutil.Process | None:
     number = _pid_file_line(data, 0)
     if number is None:
         return None
-    with contextlib.suppress(psutil.NoSuchProcess, ValueError):
+    try:
         process = psutil.Process(int(number))
         if process.name() == "postgres" and str(data) in process.cmdline():
             return process
+    except psutil.AccessDenied:
+        return None  # whose it is can't be seen: PostgreSQL may judge
+    except (psutil.NoSuchProcess, ValueError):
+        pass
     (data / _PID_FILE).unlink(missing_ok=True)
     return None
 

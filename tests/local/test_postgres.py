@@ -1,6 +1,7 @@
 """The embedded PostgreSQL as a real server."""
 
 import os
+import pwd
 import signal
 import stat
 import tempfile
@@ -13,7 +14,7 @@ import pytest
 from harness.wait import until
 
 from telemetry_bridge import postgres
-from telemetry_bridge.account import database_account
+from telemetry_bridge.account import ACCOUNT_NAME, database_account
 from telemetry_bridge.child import Child
 from telemetry_bridge.ending import end
 from telemetry_bridge.errors import CannotStart
@@ -29,7 +30,7 @@ def cluster() -> Iterator[Cluster]:
     """Not below pytest's own directory: its path is too long for a socket, and every pytest closes it to others."""
     with tempfile.TemporaryDirectory(prefix="tb 'quoted\" %41? ") as directory:
         data = Path(directory) / "postgres"
-        yield Cluster(postgres.find_programs(), data, data.parent / "socket", database_account())
+        yield Cluster(postgres.find_programs(), data, data.parent / "socket", database_account(data))
 
 
 @pytest.fixture
@@ -140,3 +141,14 @@ def test_a_path_that_can_not_be_a_sockets_is_replaced_by_a_short_one(name: str) 
 def test_a_fast_shutdown_is_asked_for(cluster: Cluster) -> None:
     assert cluster.part(ENVIRON).ending.signal == signal.SIGINT
     assert not any(name.startswith("PG") for name in cluster.part(ENVIRON).environment)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+def test_root_runs_a_cluster_as_the_one_who_owns_it(tmp_path: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    for owner, name in ((nobody.pw_uid, "nobody"), (0, ACCOUNT_NAME)):
+        os.chown(tmp_path, owner, -1)
+        account = database_account(tmp_path)
+        assert account is not None
+        assert account.name == name
+    assert database_account(tmp_path / "new") == account

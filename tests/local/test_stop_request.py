@@ -23,6 +23,18 @@ def test_the_first_signal_asks_and_the_second_insists(number: signal.Signals) ->
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_that_the_starter_had_ignored_stays_ignored() -> None:
+    """As with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_signal_ends_the_waiting_at_once() -> None:
     with StopRequest() as stop:
         sender = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
