@@ -234,7 +234,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
-    server = TimescaleServer() if options.server == "timescaledb" else PlainServer()
+    durable = {"fsync": "on"}  # the harness turns it off, and a commit would cost nothing
+    server = TimescaleServer(settings=durable) if options.server == "timescaledb" else PlainServer(settings=durable)
     results = []
     try:
         server.start()
