@@ -65,4 +65,4 @@ class Display:
             self._live = None
 
     def _spinner(self, text: str) -> Status:
-        return self._console.status(Text(text), spinner="line")
+        return self._console.status(Text(text), spinner="line", refresh_per_second=4)

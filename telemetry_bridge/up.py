@@ -66,6 +66,7 @@ class LocalSystem:
                 watch = self._start()
                 self._serve(watch)
             except Stopped:
+                self._display.end_current()
                 self._display.line("")
             finally:
                 clean = self._end()
