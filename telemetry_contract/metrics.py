@@ -1,4 +1,4 @@
-"""The metric catalogue: name, kind, unit and help of every metric that the agent's own collectors send.
+"""The metric catalogue: name, kind, unit, labels and help of every metric that the agent's own collectors send.
 
 Names follow https://prometheus.io/docs/practices/naming/. A metric that is not listed (an `exec` collector's, a
 foreign publisher's) is as welcome; its unit is read off its name's suffix and its kind off `_total`.
@@ -16,12 +16,13 @@ class MetricKind(StrEnum):
 
 
 class Metric(NamedTuple):
-    """One metric. `unit` is "" where it counts things."""
+    """One metric. `unit` is "" where it counts things or says yes (1) or no (0); `labels` are sorted."""
 
     name: str
     kind: MetricKind
     unit: str
     help: str
+    labels: tuple[str, ...] = ()
 
 
 # Base units by name suffix, `_total` removed; the first that fits.
@@ -39,15 +40,66 @@ def unit_of(name: str) -> str:
     return next((unit for unit in _UNIT_SUFFIXES if base == unit or base.endswith(f"_{unit}")), "")
 
 
-def _metric(name: str, help_: str) -> Metric:
-    return Metric(name, kind_of(name), unit_of(name), help_)
+def _metric(name: str, help_: str, *labels: str) -> Metric:
+    return Metric(name, kind_of(name), unit_of(name), help_, labels)
 
 
-CATALOGUE: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        _metric("cpu_usage_percent", "CPU time not idle since the previous reading, all cores together, 0 to 100."),
-        _metric("memory_usage_percent", "Memory in use, 0 to 100: (total - available) / total."),
-        _metric("disk_used_bytes", "Bytes in use on the file system mounted at `mount`."),
-    )
-}
+_METRICS = (
+    _metric("cpu_usage_percent", "CPU time not idle since the previous reading, all cores together, 0 to 100."),
+    _metric("cpu_core_usage_percent", "CPU time of one core not idle since the previous reading, 0 to 100.", "core"),
+    _metric("cpu_seconds_total", "CPU time of all cores since the start, by what it was spent on.", "mode"),
+    _metric("cpu_cores", "Logical cores that are online."),
+    _metric("cpu_load_average", "Processes that run or wait to run, averaged over 1, 5 or 15 minutes.", "minutes"),
+    _metric("cpu_frequency_hertz", "Present clock frequency, averaged over the cores, where the machine tells it."),
+    _metric("cpu_context_switches_total", "Switches from one thread to another."),
+    _metric("cpu_interrupts_total", "Interrupts served."),
+    _metric("memory_total_bytes", "Memory that the operating system has."),
+    _metric("memory_available_bytes", "Memory that programs could get without swapping."),
+    _metric("memory_used_bytes", "Memory in use: total - available."),
+    _metric("memory_buffers_bytes", "Memory in use for buffers of block devices (Linux)."),
+    _metric("memory_cached_bytes", "Memory in use for the content of files (Linux)."),
+    _metric("memory_usage_percent", "Memory in use, 0 to 100: (total - available) / total."),
+    _metric("swap_total_bytes", "Size of the swap space."),
+    _metric("swap_used_bytes", "Swap space in use."),
+    _metric("swap_usage_percent", "Swap space in use, 0 to 100; no value where there is none."),
+    _metric("swap_in_bytes_total", "Bytes read back from swap."),
+    _metric("swap_out_bytes_total", "Bytes written to swap."),
+    _metric("disk_total_bytes", "Size of the file system mounted at `mount`.", "mount"),
+    _metric("disk_used_bytes", "Bytes in use on the file system mounted at `mount`.", "mount"),
+    _metric("disk_available_bytes", "Bytes that programs without privileges may still write.", "mount"),
+    _metric("disk_usage_percent", "Space in use, 0 to 100, as df says it: used / (used + available).", "mount"),
+    _metric("disk_read_only", "1 where the file system is mounted read-only, as after an error, else 0.", "mount"),
+    _metric("disk_inodes", "Inodes that the file system has, where their number is fixed.", "mount"),
+    _metric("disk_inodes_used", "Inodes in use.", "mount"),
+    _metric("disk_inodes_usage_percent", "Inodes in use, 0 to 100.", "mount"),
+    _metric("disk_read_bytes_total", "Bytes read from the disk.", "device"),
+    _metric("disk_written_bytes_total", "Bytes written to the disk.", "device"),
+    _metric("disk_reads_total", "Reads that the disk completed.", "device"),
+    _metric("disk_writes_total", "Writes that the disk completed.", "device"),
+    _metric("disk_read_seconds_total", "Time that reads took, added up over all of them.", "device"),
+    _metric("disk_write_seconds_total", "Time that writes took, added up over all of them.", "device"),
+    _metric("disk_busy_seconds_total", "Time in which the disk had something to do (Linux).", "device"),
+    _metric("network_receive_bytes_total", "Bytes received.", "device"),
+    _metric("network_transmit_bytes_total", "Bytes sent.", "device"),
+    _metric("network_receive_packets_total", "Packets received.", "device"),
+    _metric("network_transmit_packets_total", "Packets sent.", "device"),
+    _metric("network_receive_errors_total", "Packets received that were damaged or could not be taken.", "device"),
+    _metric("network_transmit_errors_total", "Packets that could not be sent because of an error.", "device"),
+    _metric("network_receive_dropped_total", "Packets received and dropped, mostly for lack of room.", "device"),
+    _metric("network_transmit_dropped_total", "Packets dropped before they were sent.", "device"),
+    _metric("network_up", "1 where the interface is up and has a link, else 0.", "device"),
+    _metric("temperature_celsius", "What a temperature sensor of the machine measures.", "chip", "sensor"),
+    _metric("host_uptime_seconds", "Time since the machine started, time asleep included."),
+    _metric("agent_heartbeat_total", "Ticks of the `host` collector since the agent started."),
+    _metric("agent_uptime_seconds", "Time since the agent started."),
+    _metric("agent_cpu_seconds_total", "CPU time that the agent has used."),
+    _metric("agent_resident_memory_bytes", "Memory that the agent holds (resident set size)."),
+    _metric(
+        "agent_collector_failures_total",
+        "Ticks for which a collector gave nothing: it failed or was late.",
+        "collector",
+    ),
+    _metric("agent_collector_rejected_values_total", "Entries of an exec program's output not usable.", "collector"),
+)
+
+CATALOGUE: dict[str, Metric] = {metric.name: metric for metric in _METRICS}

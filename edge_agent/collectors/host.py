@@ -1,0 +1,48 @@
+"""The machine's uptime, and the agent itself: heartbeat, what it uses, and how its collectors fare."""
+
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import psutil
+
+from edge_agent.collectors.base import series
+from edge_agent.statistics import Statistics
+
+
+def uptime_seconds() -> float:
+    """Since the machine started, time asleep included."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time() - psutil.boot_time()
+
+
+class Host:
+    """`process` is the agent's psutil.Process, or what answers like it."""
+
+    def __init__(
+        self, statistics: Statistics, *, process: Any = None, uptime: Callable[[], float] = uptime_seconds
+    ) -> None:
+        self._statistics = statistics
+        self._process = psutil.Process() if process is None else process
+        self._uptime = uptime
+        self._started_at = uptime()
+        self._heartbeats = count(1)
+
+    def collect(self) -> dict[str, float]:
+        """All of it; the counts of collectors are those up to the tick before."""
+        uptime = self._uptime()
+        cpu = self._process.cpu_times()
+        found: dict[str, float] = {
+            "host_uptime_seconds": uptime,
+            "agent_heartbeat_total": next(self._heartbeats),
+            "agent_uptime_seconds": uptime - self._started_at,
+            "agent_cpu_seconds_total": cpu.user + cpu.system,
+            "agent_resident_memory_bytes": self._process.memory_info().rss,
+        }
+        for name, counts in self._statistics.snapshot().items():
+            found[series("agent_collector_failures_total", collector=name)] = counts.failures + counts.overruns
+            if name.startswith("exec."):  # what our own collectors give is always usable
+                found[series("agent_collector_rejected_values_total", collector=name)] = counts.rejected_values
+        return found
