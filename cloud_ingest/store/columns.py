@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from psycopg import sql
 
-from cloud_ingest.store.database import Connection
+from cloud_ingest.store.database import Connection, translated
 
 # PostgreSQL documentation, COPY, "Binary Format": signature, flags and the length of a header extension; a row is a
 # field count and length-prefixed fields, big endian; -1 instead of a row ends the stream.
@@ -27,12 +27,12 @@ def fetch_columns(
 ) -> Columns:
     """The columns of `query`, which must return exactly `types` (name, PostgreSQL type) and never null.
 
-    A timestamptz becomes milliseconds since the epoch.
+    A timestamptz becomes milliseconds since the epoch. Raises StoreError, as `translated` says.
     """
     statement = sql.SQL("copy ({}) to stdout (format binary)").format(
         query if isinstance(query, sql.Composed) else sql.SQL(query)
     )
-    with connection.cursor() as cursor, cursor.copy(statement, parameters) as copy:
+    with translated(), connection.cursor() as cursor, cursor.copy(statement, parameters) as copy:
         data = b"".join(copy)
     rows = np.frombuffer(data[_HEADER_BYTES:-_TRAILER_BYTES], _row_type(types))
     return {name: _native(rows[name], type_) for name, type_ in types}
