@@ -366,10 +366,10 @@ class Outbox:
                         self._db.execute("rollback")
                 raise
 
-    def _execute(self, statement: str, *bindings: apsw.SQLiteValue) -> None:
+    def _execute(self, statement: str, *bindings: str | int | None) -> None:
         self._db.execute(statement, bindings)
 
-    def _rows(self, query: str, *bindings: apsw.SQLiteValue) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, *bindings: str | int | None) -> list[tuple[Any, ...]]:
         with _translated(self.path):
             return list(self._db.execute(query, bindings))
 
