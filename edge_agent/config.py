@@ -86,6 +86,12 @@ def _host(text: str) -> str:
     return text
 
 
+def _user_name(text: str) -> str:
+    if not text or not text.isprintable():
+        raise PydanticCustomError("username", "must be text without control characters")
+    return text
+
+
 def _file_path(value: Any) -> Any:
     if value == "" or (isinstance(value, str) and "\0" in value):
         raise PydanticCustomError("path", "must be the path of a file")
@@ -146,7 +152,7 @@ class Broker(_Section):
     host: Annotated[str, AfterValidator(_host)] = "localhost"
     port: Annotated[Whole, Field(ge=1, le=65_535)] = 1883
     protocol: Annotated[Literal[5, "3.1.1"], BeforeValidator(_number_as_number)] = 5
-    username: Annotated[str, Field(min_length=1)] | None = None
+    username: Annotated[str, AfterValidator(_user_name)] | None = None
     password_file: FilePath | None = None
     keepalive_seconds: Annotated[Whole, Field(ge=5, le=65_535)] = 30
     tls: Tls | None = None
@@ -352,13 +358,15 @@ def _sentence(error: ErrorDetails, source: Source) -> str:
     if what is None:
         what = error["msg"].replace("Input should be ", "must be ").replace("greater than or equal to", "at least")
         what = what.replace("less than or equal to", "at most")
-    # Neither a section (long, and it may hold anything) nor what stands where a section belongs is repeated.
+    # What stands where a section belongs may be anything, a URL with a password too; it is not repeated.
     told = error["type"] not in {"missing", "relation", "secret", "model_type"}
     got = f", got {_shown(error['input'])}" if told else ""
     return f"{dotted(path) or 'the configuration'} {what}{got}{source.where(path)}"
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict | list) and value:
+        return "a section" if isinstance(value, dict) else "a list"
     text = re.sub(r"//[^/@\s]*@", "//***@", repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 - a line of a terminal
 

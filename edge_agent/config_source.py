@@ -76,7 +76,9 @@ def overlay(source: Source, environment: Mapping[str, str], known: Iterable[KeyP
             continue
         path = names.get(name)
         if path is None:
-            source.problems.append(f"{name} is not a known variable{did_you_mean(name, names)}")
+            # Their common beginning would make all of them look alike.
+            close = did_you_mean(name.removeprefix(PREFIX), [it.removeprefix(PREFIX) for it in names], before=PREFIX)
+            source.problems.append(f"{name} is not a known variable{close}")
             continue
         value: Any = None if text == "null" else text
         if path in structured:
@@ -90,15 +92,15 @@ def overlay(source: Source, environment: Mapping[str, str], known: Iterable[KeyP
             source.origins[path] = name
 
 
-def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` where one of the known names is close, else "".
+def did_you_mean(wrong: str, known: Iterable[str], before: str = "") -> str:
+    """`; did you mean X?` with `before` written before X, where one of the known names is close, else "".
 
     The search is imported here because a correct configuration never needs it.
     """
     from difflib import get_close_matches  # noqa: PLC0415
 
     close = get_close_matches(wrong, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {before}{close[0]}?" if close else ""
 
 
 def _put(values: dict[str, Any], path: KeyPath, value: Any) -> bool:
@@ -126,7 +128,7 @@ class _YamlReader:
         loader = yaml.SafeLoader(text)
         try:
             root = loader.get_single_node()
-            if root is None or (isinstance(root, yaml.ScalarNode) and not root.value):
+            if root is None or root.tag == "tag:yaml.org,2002:null":
                 return
             if not isinstance(root, yaml.MappingNode):
                 self._complain("the file must hold `key: value` lines", root)

@@ -25,8 +25,12 @@ class Metric(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
-# Base units by name suffix, `_total` removed; the first that fits.
-_UNIT_SUFFIXES = ("percent", "bytes", "seconds", "celsius", "hertz", "volts", "amperes", "watts", "pascals", "ratio")
+# Base units by name suffix, `_total` removed; the first that fits. Those of Prometheus
+# (https://prometheus.io/docs/practices/naming/#base-units) and those of sensors that it does not name.
+_UNIT_SUFFIXES = (
+    *("seconds", "celsius", "meters", "bytes", "ratio", "volts", "amperes", "joules", "grams"),
+    *("percent", "hertz", "watts", "pascals"),
+)
 
 
 def kind_of(name: str) -> MetricKind:
