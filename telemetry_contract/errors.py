@@ -3,6 +3,7 @@
 ContractError
  +- InvalidTopic        the topic is not of `telemetry/v1/{site}/{device}/{kind}`
  +- InvalidSeriesKey    a series key is not in Prometheus notation
+ +- InvalidLine         a line is not InfluxDB line protocol
  +- PayloadError        the payload can't be used; it never can, so reject it
      +- MalformedPayload    not JSON, not of the schema, or not decompressible
      +- PayloadTooLarge     larger than the cap, before or after decompression
@@ -20,6 +21,10 @@ class InvalidTopic(ContractError):
 
 class InvalidSeriesKey(ContractError):
     """The text is not a series key in Prometheus notation."""
+
+
+class InvalidLine(ContractError):
+    """The line is not InfluxDB line protocol; the message names line, column and what would be right there."""
 
 
 class PayloadError(ContractError):
