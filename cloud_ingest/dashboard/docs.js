@@ -22,8 +22,13 @@ function typeName(schema, root) {
   return schema.format ? `${schema.type} (${schema.format})` : schema.type ?? "any";
 }
 
+// The alternative that is not null.
+function essence(schema) {
+  return schema.anyOf?.find((one) => one.type !== "null") ?? schema;
+}
+
 function bounds(schema) {
-  const inner = schema.anyOf ? schema.anyOf.find((one) => one.type !== "null") ?? {} : schema;
+  const inner = essence(schema);
   const said = [];
   if (inner.minimum !== undefined) said.push(`at least ${inner.minimum}`);
   if (inner.maximum !== undefined) said.push(`at most ${inner.maximum}`);
@@ -31,6 +36,11 @@ function bounds(schema) {
   const examples = inner.examples ?? schema.examples;
   if (examples) said.push(`for example ${examples.join(", ")}`);
   return said.join("; ");
+}
+
+// Text in which `backticks` mark code.
+function prose(text, parent) {
+  text.split("`").forEach((part, index) => element(index % 2 === 1 ? "code" : "span", part, parent));
 }
 
 function table(heads, lines, parent) {
@@ -44,7 +54,8 @@ function table(heads, lines, parent) {
     const row = element("tr", undefined, body);
     line.forEach((text, column) => {
       const cell = element("td", undefined, row);
-      element(column === 0 ? "code" : "span", text, cell);
+      if (column === 0) element("code", text, cell);
+      else prose(text, cell);
     });
   }
 }
@@ -64,7 +75,7 @@ function show(address, method, operation, root) {
   section.className = "operation";
   const heading = element("h2", undefined, section);
   element("code", `${method.toUpperCase()} ${address}`, heading);
-  element("p", operation.description ?? operation.summary, section);
+  prose(operation.description ?? operation.summary, element("p", undefined, section));
   const parameters = operation.parameters ?? [];
   if (parameters.length > 0) {
     element("h3", "Parameters", section);
@@ -73,7 +84,7 @@ function show(address, method, operation, root) {
       parameters.map(({ name, required, schema, description }) => [
         name,
         typeName(schema, root),
-        [required ? "Required." : "", description ?? "", bounds(schema)].filter(Boolean).join(" "),
+        [required ? "Required." : "", description ?? essence(schema).description ?? "", bounds(schema)].filter(Boolean).join(" "),
       ]),
       section,
     );

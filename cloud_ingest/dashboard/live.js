@@ -54,6 +54,7 @@ async function allPages(address) {
 // Values as people read them
 
 const number = (digits) => new Intl.NumberFormat(undefined, { maximumFractionDigits: digits });
+const tenths = new Intl.NumberFormat(undefined, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const plain = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 6 });
 const tiny = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });
 
@@ -87,7 +88,7 @@ function formatted(value, unit) {
     case "hertz": return scaled(value, 1000, ["", "k", "M", "G"], "Hz");
     case "seconds": return duration(value);
     case "percent":
-    case "celsius": return `${number(1).format(value)} ${SIGNS[unit]}`;
+    case "celsius": return `${tenths.format(value)} ${SIGNS[unit]}`;
     default: {
       const text = value !== 0 && Math.abs(value) < 0.001 ? tiny.format(value) : plain.format(value);
       return SIGNS[unit] ? `${text} ${SIGNS[unit]}` : text;
@@ -121,7 +122,6 @@ function groupOf(metric) {
     heading.id = `metric-${groups.size}-${metric}`;
     section.setAttribute("aria-labelledby", heading.id);
     const list = element("ul", "", section);
-    list.tabIndex = 0; // a long list scrolls, by keyboard too
     group = { section, list };
     groups.set(metric, group);
     const next = [...groups.keys()].sort().find((name) => name > metric);
@@ -142,9 +142,9 @@ function rowOf(item) {
       metric: item.metric,
       line,
       value: element("span", "value", reading),
+      age: element("span", "age", reading),
+      rate: element("span", "rate", reading),
       meter: null,
-      rate: element("span", "rate", line),
-      age: element("span", "age", line),
       timeMs: null,
       number: null,
       intervalMs: null,
@@ -155,7 +155,6 @@ function rowOf(item) {
       row.meter.max = 100;
       row.meter.setAttribute("aria-label", `${item.metric} ${labels}`);
     }
-    row.line.append(row.age);
     rows.set(key, row);
   }
   return [key, row];
@@ -168,7 +167,7 @@ function showItem(item) {
     row.intervalMs = timeMs - row.timeMs;
     const increase = item.value - row.number;
     if (item.metric.endsWith("_total") && item.value !== null && row.number !== null && increase >= 0) {
-      setText(row.rate, `${formatted(increase / (row.intervalMs / 1000), item.unit)}/s `);
+      setText(row.rate, `${formatted(increase / (row.intervalMs / 1000), item.unit)}/s`);
     } else {
       setText(row.rate, "");
     }

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -303,3 +304,14 @@ def test_an_error_of_the_program_is_a_problem_without_its_inside() -> None:
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"
     assert "inside" not in response.text
+
+
+def test_every_address_parameter_and_metric_is_documented(client: httpx2.Client) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    for path, operations in ok(client, "/openapi.json")["paths"].items():
+        assert f"GET {path}" in text
+        for parameter in operations["get"].get("parameters", []):
+            assert f"`{parameter['name']}`" in text, (path, parameter["name"])
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        if family.name.startswith("api_") and not family.name.endswith("_created"):
+            assert f"`{family.name}" in text, family.name
