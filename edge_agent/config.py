@@ -40,7 +40,6 @@ _PLAIN_WORDS: Final = {
     "path_type": "must be the path of a file",
     "string_type": "must be text (in quotes where it looks like a number or a date)",
     "string_too_short": "must not be empty",
-    "too_short": "must not be empty",
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -90,6 +89,12 @@ def _user_name(text: str) -> str:
     if not text or not text.isprintable():
         raise PydanticCustomError("username", "must be text without control characters")
     return text
+
+
+def _command(words: tuple[str, ...]) -> tuple[str, ...]:
+    if not words or not words[0] or any("\0" in word for word in words):
+        raise PydanticCustomError("command", "must begin with a program, and hold no NUL character")
+    return words
 
 
 def _file_path(value: Any) -> Any:
@@ -209,19 +214,28 @@ class Network(Collector):
     exclude_interfaces: Words = ("lo", "veth*", "br-*", "docker*", "virbr*", "ifb*", "dummy*")
 
 
+# Where engines listen that speak Docker's API, with and without root.
+ENGINE_SOCKETS: Final = (
+    *("/run/docker.sock", "/run/podman/podman.sock"),
+    *("/run/user/*/docker.sock", "/run/user/*/podman/podman.sock"),
+)
+
+
+class Containers(Collector):
+    """The `containers` collector; sockets and names are shell patterns."""
+
+    root: FilePath = Path("/")
+    engine_sockets: Words = ENGINE_SOCKETS
+    exclude_names: Words = ()
+
+
 class Exec(_Section):
     """One program of the user's that prints a JSON object of series key -> number."""
 
     name: Identifier
-    command: Annotated[tuple[str, ...], Field(min_length=1)]
+    command: Annotated[tuple[str, ...], AfterValidator(_command)]
     interval_seconds: IntervalSeconds | None = None
     timeout_seconds: Annotated[Seconds, Field(ge=0.05, le=3_600)] = 5.0
-
-    @model_validator(mode="after")
-    def _names_a_program(self) -> Self:
-        if not self.command[0] or any("\0" in argument for argument in self.command):
-            raise PydanticCustomError("relation", "must begin its command with a program and hold no NUL character")
-        return self
 
 
 class Collectors(_Section):

@@ -3,12 +3,11 @@
 What a call gives as `extra` becomes fields of its own, in both.
 """
 
+import json
 import logging
 import sys
 import time
 from typing import Any, Final
-
-import msgspec
 
 from edge_agent.config import Logging
 
@@ -51,15 +50,7 @@ class JsonLines(logging.Formatter):
         }
         if (traceback := _traceback(self, record)) is not None:
             content["exception"] = traceback
-        return msgspec.json.encode(_encodable(content), enc_hook=str).decode()
-
-
-def _encodable(content: dict[str, Any]) -> dict[str, Any]:
-    """Without lone surrogates, which file names hold and UTF-8 does not."""
-    return {
-        name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
-        for name, value in content.items()
-    }
+        return json.dumps(content, default=str)  # in ASCII, as file names hold what UTF-8 does not
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class _Loop:
         interval_ns = round(self._crew.group.interval_seconds * _NS)
         while self._clock.wait_until(self._due_ns, self._stopping):
             reading = self._crew.finish(self._crew.begin())
-            if reading is not None and not self._stopping.is_set():
+            if reading is not None:
                 self._hand_over(reading)
             self._due_ns = next_due(self._due_ns, interval_ns, self._clock.monotonic_ns())
 

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 from harness.wait import until
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_agent.collectors.base import Group, Member
@@ -140,6 +140,7 @@ def test_an_output_that_is_not_a_json_object_is_refused_as_a_whole(output: bytes
         parse(output)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200) | st.from_regex(r'\{"[a-z"{}=\\,0-9]{0,20}": ?[-0-9e.a-z"]{1,9}\}').map(str.encode))
 def test_parse_raises_nothing_but_its_own_error_and_gives_canonical_keys(output: bytes) -> None:
     try:

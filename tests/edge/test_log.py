@@ -39,7 +39,7 @@ def test_no_exception_at_hand_is_no_traceback() -> None:
     assert "exception" not in json.loads(JsonLines().format(plain))
 
 
-@pytest.mark.parametrize("odd", ["sd\udce9", 'q"\n', object(), {"a": {1, 2}}, float("nan")], ids=ascii)
+@pytest.mark.parametrize("odd", ["sd\udce9", 'q"\n', object(), {"a": {1, 2}, "b": "\udce9"}, float("nan")], ids=ascii)
 def test_json_is_one_line_of_json_whatever_is_logged(odd: object) -> None:
     said = JsonLines().format(record("got %s", odd, what=odd))
     assert "\n" not in said

@@ -173,8 +173,25 @@ def test_a_collector_that_hangs_costs_its_own_values_only_and_is_not_called_agai
         assert scheduler.stalled() is None
         hanging.let_go.set()
         until(lambda: sink.having("hanging"), 10, "a tick with the collector that had hung")
-    # What the first call found too late belongs to no tick.
-    assert sink.having("hanging")[0].values["hanging"] != 1.0
+
+
+def test_what_a_collector_found_too_late_belongs_to_no_tick() -> None:
+    hanging = Hanging()
+    calls = iter(range(100))
+
+    def let_it_go_in_the_second_tick() -> Answer:
+        if next(calls) == 1:
+            hanging.let_go.set()
+        return {"good": 1}
+
+    scheduler = Scheduler(
+        [group(deadline=0.5, bad=hanging, good=Calling(let_it_go_in_the_second_tick))], Sink(), Statistics()
+    )
+    assert [reading.values for reading in scheduler.collect_once()] == [{"good": 1.0}]
+    assert [reading.values for reading in scheduler.collect_once()] == [{"good": 1.0}]
+    until(lambda: "hanging" in scheduler.collect_once()[0].values, 5, "the collector to take part again")
+    assert scheduler.collect_once()[0].values["hanging"] == hanging.calls >= 3
+    scheduler.stop(5)
 
 
 def test_a_collector_that_hangs_for_ever_does_not_keep_the_scheduler_from_ending() -> None:
