@@ -93,7 +93,7 @@ def _user_name(text: str) -> str:
 
 def _command(words: tuple[str, ...]) -> tuple[str, ...]:
     if not words or not words[0] or any("\0" in word for word in words):
-        raise PydanticCustomError("command", "must begin with a program, and hold no NUL character")
+        raise PydanticCustomError("command", "must name a program and hold no NUL")
     return words
 
 

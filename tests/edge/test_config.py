@@ -157,7 +157,7 @@ def test_examples_in_comments_of_the_sample_are_valid_and_write_every_key() -> N
         ),
         (
             "collectors:\n  exec:\n  - {name: x, command: []}\n",
-            "collectors.exec[0].command must begin with a program, and hold no NUL character, got [] (edge.yaml line 3)",
+            "collectors.exec[0].command must name a program and hold no NUL, got [] (edge.yaml line 3)",
         ),
         (
             "collectors:\n  exec:\n  - {name: x, command: [a, 5]}\n",
@@ -165,7 +165,7 @@ def test_examples_in_comments_of_the_sample_are_valid_and_write_every_key() -> N
         ),
         (
             "collectors:\n  exec:\n  - {name: x, command: ['']}\n",
-            "collectors.exec[0].command must begin with a program, and hold no NUL character, got a list (edge.yaml line 3)",
+            "collectors.exec[0].command must name a program and hold no NUL, got a list (edge.yaml line 3)",
         ),
         (
             "collectors:\n  exec:\n  - {name: x, command: [a]}\n  - {name: x, command: [b]}\n",
