@@ -38,6 +38,7 @@ _PLAIN_WORDS: Final = {
     "model_type": "must be a section: keys and values below it",
     "path_type": "must be the path of a file",
     "string_type": "must be text",
+    "string_too_short": "must not be empty",
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -90,7 +91,8 @@ def _check_database_url(text: object) -> object:
     try:
         usable = isinstance(text, str) and text.startswith(("postgresql://", "postgres://"))
         if usable:
-            conninfo_to_dict(str(text))
+            ports = str(conninfo_to_dict(str(text)).get("port") or "").split(",")  # one for each host
+            usable = all(port == "" or (port.isascii() and port.isdigit()) for port in ports)
     except psycopg.ProgrammingError:
         usable = False
     if not usable:
@@ -257,12 +259,12 @@ def load(file: Path | None, environ: Mapping[str, str]) -> Config:
 def _problem(error: ErrorDetails, settings: Settings) -> str:
     """One line for a person: key, what would be right, what was given, where."""
     path = _written_path(error["loc"])
-    key = ".".join(str(part) for part in path)
+    key = ".".join(path)
     if error["type"] == "missing":
         return f"{key} is missing: set {config_source.variable(path)} or write it in the configuration file"
     origin = settings.origin(path)
     where = "" if origin is None else f" ({origin})"
-    if error["type"] == "extra_forbidden":
+    if error["type"] in ("extra_forbidden", "invalid_key"):
         return f"{key} is not a known key{_suggestion(path)}{where}"
     what = _PLAIN_WORDS.get(error["type"]) or error["msg"].replace("Input should be ", "must be ")
     value = error["input"]
@@ -277,13 +279,13 @@ def _written_path(location: tuple[int | str, ...]) -> KeyPath:
     for part in location:
         if section is None:
             break
-        path = (*path, part)
-        section = _section_at(section, part)
+        path = (*path, str(part))
+        section = _section_at(section, str(part))
     return path
 
 
-def _section_at(section: type[BaseModel], key: str | int) -> type[BaseModel] | None:
-    known = section.model_fields.get(str(key))
+def _section_at(section: type[BaseModel], key: str) -> type[BaseModel] | None:
+    known = section.model_fields.get(key)
     if known is None:
         return None
     candidates = (known.annotation, *getattr(known.annotation, "__args__", ()))
@@ -296,8 +298,8 @@ def _suggestion(path: KeyPath) -> str:
         section = None if section is None else _section_at(section, part)
     if section is None:
         return ""
-    close = difflib.get_close_matches(str(path[-1]), section.model_fields, n=1)
-    return "" if not close else f"; did you mean {'.'.join(str(part) for part in (*path[:-1], close[0]))}?"
+    close = difflib.get_close_matches(path[-1], section.model_fields, n=1)
+    return "" if not close else f"; did you mean {'.'.join((*path[:-1], close[0]))}?"
 
 
 def _reason(exc: Exception) -> str:

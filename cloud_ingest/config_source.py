@@ -15,7 +15,7 @@ from cloud_ingest.errors import ConfigError
 PREFIX = "CLOUD_INGEST_"
 FILE_VARIABLE = "CLOUD_INGEST_CONFIG"
 
-KeyPath = tuple[str | int, ...]
+KeyPath = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def read(file: Path | None, environ: Mapping[str, str]) -> Settings:
 
 def variable(path: KeyPath) -> str:
     """The environment variable that sets `path`."""
-    return PREFIX + "__".join(str(part).upper() for part in path)
+    return PREFIX + "__".join(path).upper()
 
 
 def _overlay(settings: Settings, name: str, text: str) -> None:
@@ -106,7 +106,7 @@ def _note_origins(node: yaml.Node, path: KeyPath, file: Path, origins: dict[KeyP
         key = str(key_node.value)
         line = key_node.start_mark.line + 1
         if key in seen:
-            dotted = ".".join(str(part) for part in (*path, key))
+            dotted = ".".join((*path, key))
             raise ConfigError(f"{dotted} is given twice ({file} line {seen[key]} and line {line})")
         seen[key] = line
         origins[*path, key] = f"{file} line {line}"

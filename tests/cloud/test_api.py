@@ -63,6 +63,17 @@ def problem(response: httpx2.Response, status: int) -> Any:
     return content
 
 
+def pages(client: httpx2.Client, address: str, **parameters: Any) -> Iterator[list[Any]]:
+    """The items of each page; there must be fewer than 20."""
+    for _ in range(20):
+        page = ok(client, address, **parameters)
+        yield page["items"]
+        if page["next"] is None:
+            return
+        parameters["cursor"] = page["next"]
+    raise AssertionError("the pages do not end")
+
+
 # Devices
 
 
@@ -88,15 +99,10 @@ def test_pages_of_devices_hold_each_once_also_when_others_appear(client: httpx2.
     for name in names:
         Source(database, name, site).write({BASE: {"a": 1.0}})
     seen = []
-    cursor: dict[str, str] = {}
-    while True:
-        page = ok(client, "/api/v1/devices", site=site, limit=1, **cursor)
-        seen += [item["device"] for item in page["items"]]
-        if len(seen) == 2:
+    for number, page in enumerate(pages(client, "/api/v1/devices", site=site, limit=1)):
+        seen += [item["device"] for item in page]
+        if number == 1:
             Source(database, f"{site}-a", site).write({BASE: {"a": 1.0}})
-        if page["next"] is None:
-            break
-        cursor = {"cursor": page["next"]}
     assert seen == names
 
 
@@ -161,16 +167,9 @@ def test_pages_of_current_values_hold_each_series_once(client: httpx2.Client, da
     everything = ok(client, "/api/v1/metrics/current", site=site)["items"]
     assert len(everything) == 8
     for limit in (1, 3, 4, 8):
-        items: list[Any] = []
-        cursor: dict[str, str] = {}
-        while True:
-            page = ok(client, "/api/v1/metrics/current", site=site, limit=limit, **cursor)
-            assert len(page["items"]) <= limit
-            items += page["items"]
-            if page["next"] is None:
-                break
-            cursor = {"cursor": page["next"]}
-        assert items == everything
+        found = list(pages(client, "/api/v1/metrics/current", site=site, limit=limit))
+        assert max(map(len, found)) <= limit
+        assert [item for page in found for item in page] == everything
 
 
 # History
@@ -278,6 +277,12 @@ def test_coverage_tells_a_gap_and_claims_nothing_about_single_readings(client: h
     window = {"metric": "a", "start": rfc(BASE), "end": rfc(BASE + 6 * MINUTE)}
     assert only_series(history(client, source, **window, step="1m"))["coverage"] == [1.0, 1.0, 1.0, 0.0, 0.5, 1.0]
     assert only_series(history(client, source, **window, step="2s"))["coverage"] is None
+
+
+def test_readings_without_a_value_cover_nothing(client: httpx2.Client, source: Source) -> None:
+    source.write({BASE + at: {"a": None if at % 10_000 else 1.0} for at in range(0, 2 * MINUTE, 5_000)})
+    window = {"metric": "a", "start": rfc(BASE), "end": rfc(BASE + 2 * MINUTE)}
+    assert only_series(history(client, source, **window, step="1m"))["coverage"] == [0.5, 0.5]
 
 
 def test_a_rate_is_the_increase_of_a_counter_across_a_reset(client: httpx2.Client, source: Source) -> None:

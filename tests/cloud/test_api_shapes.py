@@ -77,6 +77,11 @@ def test_a_bucket_in_progress_is_judged_by_what_has_passed() -> None:
     assert covered == [1.0] * 6
 
 
+def test_a_reading_on_its_way_is_not_missed() -> None:
+    times = list(range(4_900, 5 * MINUTE + 15_000, 5_000))
+    assert observe(times, MINUTE, now=5 * MINUTE + 20_000) == [1.0] * 6
+
+
 def test_nothing_is_claimed_about_buckets_that_have_just_begun_or_lie_ahead() -> None:
     covered = coverage(integers(0, MINUTE, 2 * MINUTE), MINUTE, integers(12, 1, 0), 5_000.0, MINUTE + 4_000)
     assert covered == [1.0, None, None]
