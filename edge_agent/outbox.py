@@ -93,10 +93,12 @@ class Outbox:
     def _open_locked(cls, path: Path, lock: int, max_bytes: int, machine_id: str | None, vfs: str | None) -> Self:
         db = _connect(path, vfs)
         try:
-            return cls(path, db, lock, max_bytes=max_bytes, machine_id=machine_id)
+            outbox = cls(path, db, lock, max_bytes=max_bytes, machine_id=machine_id)
         except BaseException:
             db.close()
             raise
+        outbox._vfs = vfs
+        return outbox
 
     def __init__(
         self, path: Path, db: apsw.Connection, lock: int, *, max_bytes: int, machine_id: str | None = None
@@ -106,6 +108,7 @@ class Outbox:
         self._lock = lock
         self._max_bytes = max_bytes
         self._machine_id = machine_id
+        self._vfs: str | None = None
         self._durable = True
         self._layouts: dict[tuple[str, ...], int] = {}
         self._keys: dict[int, tuple[str, ...]] = {}
@@ -268,6 +271,13 @@ class Outbox:
         self._offset = offset
         self._dropped = 0
         self._last_at_open = self._last
+
+    def replaced(self, cause: OutboxCorrupt) -> Self:
+        """A new outbox, with a new stream, in the place of this damaged one, which is closed and kept aside."""
+        with contextlib.suppress(apsw.Error):
+            self._db.close()
+        _set_aside(self.path, cause)
+        return self._open_locked(self.path, self._lock, self._max_bytes, self._machine_id, self._vfs)
 
     def close(self) -> None:
         """Gives the file free. Raises OutboxError where it could not write what was left to write."""

@@ -1,0 +1,66 @@
+"""Readings on their way into the outbox, and in memory while the disk refuses them."""
+
+import logging
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from edge_agent.errors import OutboxCorrupt, OutboxError
+from edge_agent.outbox import Outbox
+from edge_agent.reading import Reading
+
+MAX_WAITING_VALUES: Final = 100_000
+
+log = logging.getLogger(__name__)
+
+
+class Intake:
+    """Stores readings; keeps those that the disk refuses, the newest 100,000 values of them, until it takes them.
+
+    They have no sequence number before they are stored, so none is ever sent and then used again. What has to go for
+    want of memory is counted as dropped.
+    """
+
+    def __init__(self, max_values: int = MAX_WAITING_VALUES) -> None:
+        self._max_values = max_values
+        self._waiting: deque[Reading] = deque()
+        self._values = 0
+        self._lost = 0
+        self._refused = False
+
+    @property
+    def waiting(self) -> int:
+        """How many readings are not stored."""
+        return len(self._waiting)
+
+    def add(self, readings: Iterable[Reading]) -> None:
+        """Takes readings in."""
+        for reading in readings:
+            self._waiting.append(reading)
+            self._values += len(reading.values)
+        while self._values > self._max_values and len(self._waiting) > 1:
+            self._values -= len(self._waiting.popleft().values)
+            self._lost += 1
+
+    def store(self, outbox: Outbox) -> list[int]:
+        """The sequence numbers of the readings, now stored; empty where the disk refuses them.
+
+        Raises OutboxCorrupt.
+        """
+        if not self._waiting:
+            return []
+        try:
+            seqs = outbox.append_many(list(self._waiting), lost=self._lost)
+        except OutboxCorrupt:
+            raise
+        except OutboxError as exc:
+            if not self._refused:
+                log.warning("%s; readings wait in memory until it takes them", exc)
+                self._refused = True
+            return []
+        if self._refused:
+            log.warning("the outbox takes readings again: %d waited, %d were dropped", len(seqs), self._lost)
+            self._refused = False
+        self._waiting.clear()
+        self._values = self._lost = 0
+        return seqs

@@ -1,0 +1,460 @@
+"""The publisher: one thread that owns the outbox and the window, and tells the link what to send.
+
+Readings, what the link tells, and the order to stop arrive in one queue. So SQLite has one connection in one thread
+without a lock, a slow disk never delays a collector, ticks that arrive together share a commit, and a tick is
+committed before it can be sent (unless the outbox writes behind). What decides is pure and elsewhere: `window`.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from edge_agent import messages
+from edge_agent.config import Config
+from edge_agent.errors import OutboxCorrupt, OutboxError
+from edge_agent.intake import Intake
+from edge_agent.mqtt import Acknowledged, Connected, Disconnected, Event, Link, Received, Will
+from edge_agent.outbox import Outbox, StoredTick
+from edge_agent.reading import Reading
+from edge_agent.window import Lane, Limits, Range, Window
+from telemetry_contract.codec import Encoded, decode_ack, encode
+from telemetry_contract.errors import PayloadError
+from telemetry_contract.payload import VERSION, CommitAck, Status
+from telemetry_contract.topics import Kind, Topic
+from telemetry_contract.version import __version__
+
+MAX_MESSAGE_BYTES: Final = 262_144
+STATUS_INTERVAL_SECONDS: Final = 60.0
+MAX_QUEUED_ACKS: Final = 1_000
+_STEP_SECONDS: Final = 1.0
+_GOODBYE_SECONDS: Final = 1.0
+_TOPIC_BYTES: Final = 1_024
+_RECENT_TICKS: Final = 1_000
+_MAX_ARRIVED: Final = 1_000
+# MQTT 5, section 3.4.2.1: a PUBACK that refuses this message, not every one.
+_FOR_ITS_CONTENT: Final = frozenset({"Packet too large", "Payload format invalid", "Topic name invalid"})
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is speaking, as the status message says it."""
+
+    boot_id: str
+    config_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    grace_seconds: float
+
+
+class Publisher:
+    """Delivers what is appended, the present first, until it is confirmed.
+
+    `append`, `depth`, `stalled` and `stop` may be called from any thread. Should its thread end by an error of this
+    program, it calls `on_failure`.
+    """
+
+    def __init__(
+        self, config: Config, outbox: Outbox, identity: Identity, on_failure: Callable[[], None] = lambda: None
+    ) -> None:
+        self._config = config
+        self._outbox = outbox
+        self._identity = identity
+        self._on_failure = on_failure
+        self._by_broker = config.delivery.confirm == "broker"
+        self._window = Window(
+            Limits(
+                messages=config.delivery.window_messages,
+                bytes=config.delivery.window_bytes,
+                ticks_per_message=config.delivery.backlog_ticks_per_message,
+                message_bytes=MAX_MESSAGE_BYTES,
+                confirm_timeout_seconds=config.delivery.confirm_timeout_seconds,
+            )
+        )
+        self._intake = Intake()
+        self._queue: SimpleQueue[Reading | Event | _Stop] = SimpleQueue()
+        self._link = Link(
+            config.broker,
+            client_id=f"edge-{config.device}",
+            will=self._will(),
+            subscriptions=[self._topic(Kind.ACK)],
+            listener=self._hear,
+        )
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        # Shared between threads: `_appended` is guarded by the lock; of the others the thread replaces each as a whole.
+        self._lock = threading.Lock()
+        self._appended = 0
+        self._accounted = (0, outbox.depth)  # of so many appended ones and what was there before, so many are held
+        self._progress_at = time.monotonic()
+        # The thread's own.
+        self._connection: Connected | None = None
+        self._packets: dict[int, int] = {}  # packet id -> the window's id, of this connection
+        self._taken = 0
+        self._highest_sent = 0
+        self._ack: CommitAck | None = None
+        self._confirmed: list[int] = []
+        self._unsettled: list[Range] = []  # settled, and not deleted yet
+        self._status_due = 0.0
+        self._maintenance_due = 0.0
+        self._unflushed_since: float | None = None
+        self._dropped = outbox.dropped
+        self._disk_fails = False
+        self._ignored_acks = 0
+        self._stop_at: float | None = None
+        self._timeout = min(_STEP_SECONDS, config.delivery.confirm_timeout_seconds / 4)
+
+    @property
+    def depth(self) -> int:
+        """How many ticks wait for their confirmation, those that are not stored yet included."""
+        with self._lock:
+            taken, held = self._accounted
+            return held + self._appended - taken
+
+    def start(self) -> None:
+        """Begins to store and to send."""
+        self._remember_recent()
+        self._thread.start()
+        self._link.start()
+
+    def append(self, reading: Reading) -> None:
+        """Takes a reading; returns at once."""
+        with self._lock:
+            self._appended += 1
+        self._queue.put(reading)
+
+    def stop(self, grace_seconds: float = 2.0) -> None:
+        """Delivers what it can in the grace time, says goodbye, and closes link and outbox.
+
+        After a failure there is no goodbye: the broker publishes the last will.
+        """
+        self._queue.put(_Stop(grace_seconds))
+        if self._thread.ident is None:
+            self._close_outbox()
+        else:
+            self._thread.join()
+
+    def stalled(self, grace_seconds: float = 10.0) -> str | None:
+        """What keeps it from its work, for a watchdog and for people; None while all is well."""
+        if not self._thread.is_alive():
+            return "the publisher has ended"
+        late_seconds = time.monotonic() - self._progress_at
+        return f"the publisher has been busy for {late_seconds:.0f} s" if late_seconds > grace_seconds else None
+
+    def _run(self) -> None:
+        try:
+            while not self._is_done(time.monotonic()):
+                self._turn(self._next())
+            self._finish()
+        except Exception:
+            log.critical("the publisher failed", exc_info=True)
+            self._on_failure()
+        finally:
+            self._close_outbox()
+
+    def _next(self) -> list[Reading | Event | _Stop]:
+        """What has arrived, after waiting for it a while."""
+        arrived: list[Reading | Event | _Stop] = []
+        with contextlib.suppress(Empty):
+            arrived.append(self._queue.get(timeout=self._timeout))
+            while len(arrived) < _MAX_ARRIVED:
+                arrived.append(self._queue.get_nowait())
+        return arrived
+
+    def _turn(self, arrived: Sequence[Reading | Event | _Stop]) -> None:
+        """One round: listen, store, maintain, send."""
+        self._listen(arrived)
+        try:
+            self._store()
+            self._settle_all()
+            now = time.monotonic()
+            if now >= self._maintenance_due:
+                self._maintenance_due = now + self._timeout
+                self._maintain(now)
+            if now >= self._status_due:
+                self._publish_status(online=True)
+            self._send_all(now)
+            if self._disk_fails:
+                log.info("the outbox works again")
+                self._disk_fails = False
+        except OutboxCorrupt as exc:
+            self._replace_outbox(exc)
+        except OutboxError as exc:
+            if not self._disk_fails:
+                log.warning("%s; trying again", exc)
+                self._disk_fails = True
+        self._accounted = (self._taken, self._outbox.depth + self._intake.waiting)
+        self._progress_at = time.monotonic()
+
+    def _listen(self, arrived: Sequence[Reading | Event | _Stop]) -> None:
+        """Notes what has arrived, in order, and touches no disk, so that nothing of it is lost to an error there."""
+        for event in arrived:
+            match event:
+                case Reading():
+                    self._intake.add([event])
+                    self._taken += 1
+                case Connected():
+                    self._connection = event
+                    self._packets.clear()
+                    self._window.connect(event.receive_maximum)
+                    self._status_due = 0.0
+                case Disconnected():
+                    self._disconnected()
+                case Acknowledged():
+                    self._confirmed += self._acknowledged(event)
+                case Received():
+                    self._ack = self._decoded(event) or self._ack
+                case _Stop():
+                    self._stop_at = time.monotonic() + event.grace_seconds
+
+    def _store(self) -> None:
+        seqs = self._intake.store(self._outbox)
+        if seqs:
+            for seq, layout in self._outbox.index(seqs[0]):
+                self._window.appended(seq, layout)
+        if self._outbox.unflushed and self._unflushed_since is None:
+            self._unflushed_since = time.monotonic()
+
+    def _settle_all(self) -> None:
+        """Of what was confirmed since the last time."""
+        confirmed, self._confirmed = self._confirmed, []
+        ack, self._ack = self._ack, None
+        if confirmed and self._by_broker:
+            self._settle([(seq, seq) for seq in sorted(confirmed)])
+        if ack is not None:
+            self._committed(ack)
+
+    def _disconnected(self) -> None:
+        self._connection = None
+        self._packets.clear()
+        self._window.disconnect()
+
+    def _acknowledged(self, event: Acknowledged) -> list[int]:
+        """The ticks of a message that the broker has."""
+        now = time.monotonic()
+        if self._connection is None or event.connection != self._connection.connection:
+            return []
+        message_id = self._packets.pop(event.packet_id, None)
+        if message_id is None:
+            return []
+        if event.failure is None:
+            return self._window.acknowledged(now, message_id)
+        if not self._window.stalled:
+            log.warning("the broker refused a message: %s; trying again", event.failure)
+        self._window.refused(now, message_id, for_its_content=str(event.failure) in _FOR_ITS_CONTENT)
+        return []
+
+    def _decoded(self, event: Received) -> CommitAck | None:
+        """The commit ack in a message, if it is one for this stream."""
+        try:
+            ack = decode_ack(event.payload)
+        except PayloadError as exc:
+            self._ignored_acks += 1
+            if self._ignored_acks == 1:
+                log.warning("ignored a message on %s, and will ignore others like it: %s", event.topic, exc)
+            return None
+        return ack if ack.stream == self._outbox.stream and ack.committed and not self._by_broker else None
+
+    def _committed(self, ack: CommitAck) -> None:
+        last = ack.committed[-1][1]
+        if last <= max(self._outbox.last_at_open, self._highest_sent):
+            self._settle(ack.committed)
+            return
+        # Another copy of this outbox was used, or the disk lost what it had said to have: numbers may mean two ticks.
+        log.error(
+            "the cloud has tick %d of this stream, but this outbox has sent none above %d: it is an old copy."
+            " Its ticks go on in a new stream",
+            last,
+            max(self._outbox.last_at_open, self._highest_sent),
+        )
+        before = self._outbox.last_at_open
+        self._settle([(first, min(end, before)) for first, end in ack.committed if first <= before])
+        self._outbox.restart_stream()
+        self._begin_stream()
+
+    def _settle(self, ranges: Sequence[Range]) -> None:
+        """Deletes what is stored elsewhere for good; what the disk refuses to delete now is deleted later."""
+        deleted = 0
+        try:
+            deleted = self._outbox.confirm([*self._unsettled, *ranges])
+            self._unsettled = []
+        except OutboxCorrupt:
+            raise
+        except OutboxError:
+            self._unsettled += ranges if self._by_broker else []
+            if not self._by_broker:
+                self._unsettled = list(ranges)  # acks are cumulative
+        self._window.confirmed(time.monotonic(), ranges, deleted=deleted)
+
+    def _maintain(self, now: float) -> None:
+        if self._unsettled:
+            self._settle([])
+        if self._unflushed_since is not None and (
+            now - self._unflushed_since >= self._config.outbox.flush_after_seconds or not self._outbox.unflushed
+        ):
+            self._outbox.flush()
+            self._unflushed_since = None
+        self._window.expire(now)
+        if self._window.is_unanswered(now):
+            log.warning("the broker has stopped to answer: connecting anew")
+            self._link.drop()
+            self._disconnected()
+        if self._outbox.dropped != self._dropped:
+            self._dropped = self._outbox.dropped
+            self._window.forget_below(self._outbox.low() or self._outbox.next_seq)
+
+    def _send_all(self, now: float) -> None:
+        """Sends what the window allows, until something arrives that comes first."""
+        while (connection := self._connection) is not None:
+            seq = self._window.live(now)
+            lane, seqs = Lane.LIVE, [] if seq is None else [seq]
+            if not seqs:
+                lane, seqs = Lane.BACKLOG, self._window.backlog(now, self._outbox.index, self._fitting)
+            if not seqs or not self._send(connection, now, lane, seqs) or not self._queue.empty():
+                return
+
+    def _send(self, connection: Connected, now: float, lane: Lane, seqs: Sequence[int]) -> bool:
+        """Whether the next may follow."""
+        ticks = self._outbox.ticks(seqs)
+        if len(ticks) < len(seqs):
+            self._window.forget(set(seqs) - {tick.seq for tick in ticks})
+            if not ticks:
+                return True
+        encoded = self._encoded(lane, ticks)
+        limit = connection.maximum_packet_bytes
+        if limit is not None and len(encoded.payload) + _TOPIC_BYTES > limit:
+            if len(ticks) > 1:
+                return self._send(connection, now, lane, [tick.seq for tick in ticks[: len(ticks) // 2]])
+            log.warning("tick %d has %d bytes, more than the broker takes", ticks[0].seq, len(encoded.payload))
+            message_id = self._window.sent(now, lane, [ticks[0].seq], 0)
+            self._window.refused(now, message_id, for_its_content=True)
+            return True
+        kind = Kind.SAMPLES if lane is Lane.LIVE else Kind.BACKLOG
+        packet_id = self._publish(kind, encoded)
+        if packet_id is None:
+            return False
+        sent = [tick.seq for tick in ticks]
+        self._packets[packet_id] = self._window.sent(now, lane, sent, len(encoded.payload))
+        self._highest_sent = max(self._highest_sent, sent[-1])
+        return True
+
+    def _encoded(self, lane: Lane, ticks: Sequence[StoredTick]) -> Encoded:
+        keys = self._outbox.keys(ticks[0].layout)
+        low = self._outbox.low() or ticks[0].seq
+        if lane is Lane.LIVE:
+            return messages.live(self._outbox.stream, low, ticks[0], keys)
+        return messages.backlog(self._outbox.stream, low, ticks, keys)
+
+    def _fitting(self, layout: int) -> int:
+        limit = self._connection.maximum_packet_bytes if self._connection is not None else None
+        return messages.fitting(
+            self._outbox.keys(layout),
+            MAX_MESSAGE_BYTES if limit is None else min(MAX_MESSAGE_BYTES, limit - _TOPIC_BYTES),
+        )
+
+    def _publish(self, kind: Kind, encoded: Encoded, *, retain: bool = False) -> int | None:
+        if self._connection is None:
+            return None
+        return self._link.publish(
+            self._connection.connection,
+            self._topic(kind),
+            encoded.payload,
+            retain=retain,
+            content_type=encoded.content_type,
+        )
+
+    def _publish_status(self, *, online: bool) -> int | None:
+        """The packet id of a status message; where there is no room for one now, the next maintenance tries again."""
+        if not self._window.room_for_status():
+            return None
+        packet_id = self._publish(Kind.STATUS, encode(self._status(online=online)), retain=True)
+        if packet_id is not None:
+            now = time.monotonic()
+            self._packets[packet_id] = self._window.status_sent(now)
+            self._status_due = now + STATUS_INTERVAL_SECONDS
+        return packet_id
+
+    def _status(self, *, online: bool) -> Status:
+        return Status(
+            v=VERSION,
+            online=online,
+            stream=self._outbox.stream,
+            boot_id=self._identity.boot_id,
+            agent_version=__version__,
+            time=time.time_ns() // 1_000_000,
+            reason=None if online else "stopped",
+            outbox=self._outbox.state(),
+            config_hash=self._identity.config_hash,
+        )
+
+    def _will(self) -> Will:
+        lost = Status(
+            v=VERSION,
+            online=False,
+            stream=self._outbox.stream,
+            boot_id=self._identity.boot_id,
+            agent_version=__version__,
+            reason="lost",
+        )
+        return Will(self._topic(Kind.STATUS), encode(lost).payload)
+
+    def _topic(self, kind: Kind) -> str:
+        return str(Topic(self._config.site, self._config.device, kind))
+
+    def _hear(self, event: Event) -> None:
+        """In the link's thread. Commit acks are cumulative, so a flood of them may lose some."""
+        if not isinstance(event, Received) or self._queue.qsize() < MAX_QUEUED_ACKS:
+            self._queue.put(event)
+
+    def _remember_recent(self) -> None:
+        for seq, layout in self._outbox.recent(_RECENT_TICKS):
+            self._window.appended(seq, layout)
+
+    def _begin_stream(self) -> None:
+        self._ack = None
+        self._unsettled = []
+        self._highest_sent = 0
+        self._window.reset()
+        self._remember_recent()
+        self._link.set_will(self._will())
+        self._status_due = 0.0
+
+    def _replace_outbox(self, cause: OutboxCorrupt) -> None:
+        self._outbox = self._outbox.replaced(cause)
+        self._begin_stream()
+
+    def _is_done(self, now: float) -> bool:
+        if self._stop_at is None:
+            return False
+        return now >= self._stop_at or self._connection is None or (self._outbox.depth == 0 and self._queue.empty())
+
+    def _finish(self) -> None:
+        """Says goodbye, waits a moment until the broker has it, and stores what is left."""
+        goodbye = None
+        with contextlib.suppress(OutboxError):  # was told before
+            goodbye = self._publish_status(online=False)
+        deadline = time.monotonic() + _GOODBYE_SECONDS
+        while goodbye in self._packets and time.monotonic() < deadline:
+            self._listen(self._next())
+        self._link.close()
+        self._listen(self._next())
+        try:
+            self._store()
+            self._settle_all()
+        except OutboxError as exc:
+            log.warning("%s", exc)
+        if self._intake.waiting:
+            log.error("%d readings that the outbox did not take are lost", self._intake.waiting)
+
+    def _close_outbox(self) -> None:
+        try:
+            self._outbox.close()
+        except OutboxError as exc:
+            log.warning("%s; %d ticks that were in memory only are lost", exc, self._outbox.unflushed)
