@@ -310,15 +310,14 @@ class Config(_Section):
 
 
 def load(file: Path | None, environment: Mapping[str, str]) -> Config:
-    """The validated configuration of a file with the environment laid over it.
+    """The validated configuration of a file with the environment, and the file `.env` beside it, laid over it.
 
     The file is `file`, or the one that EDGE_AGENT_CONFIG names, or DEFAULT_FILE where that exists; without any it is
     the defaults. Raises ConfigError with one line for each problem.
     """
-    source = _read(file, environment)
     keys = dict(leaves(Config))
     structured = {path for path, annotation in keys.items() if get_origin(annotation) is tuple}
-    config_source.overlay(source, environment, keys, structured)
+    source = config_source.read(_file(file, environment), environment, keys, structured)
     try:
         config = Config.model_validate(source.values)
     except ValidationError as exc:
@@ -341,13 +340,13 @@ def leaves(section: type[BaseModel], path: KeyPath = ()) -> Iterator[tuple[KeyPa
             yield from leaves(inner, (*path, name))
 
 
-def _read(file: Path | None, environment: Mapping[str, str]) -> Source:
+def _file(file: Path | None, environment: Mapping[str, str]) -> Path | None:
     named = environment.get(config_source.FILE_VARIABLE)
     if file is None and named:
-        file = Path(named)
+        return Path(named)
     if file is None and DEFAULT_FILE.exists():
-        file = DEFAULT_FILE
-    return Source() if file is None else config_source.read_file(file)
+        return DEFAULT_FILE
+    return file
 
 
 def _unreadable_files(config: Config, source: Source) -> Iterator[str]:

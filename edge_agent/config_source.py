@@ -1,6 +1,7 @@
 """Where configuration comes from: a YAML file with `EDGE_AGENT_*` variables laid over it.
 
-Each value remembers its origin, so that a message can name the line or the variable to change.
+Variables are those of the environment and, below them, of the file `.env` beside the configuration. Each value
+remembers its origin, so that a message can name the line or the variable to change.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from edge_agent import dotenv
+from edge_agent.errors import ConfigError
+from edge_agent.expansion import expand
 
 PREFIX = "EDGE_AGENT_"
 FILE_VARIABLE = "EDGE_AGENT_CONFIG"
@@ -42,8 +47,30 @@ def variable(path: KeyPath) -> str:
     return PREFIX + "__".join(str(part).upper() for part in path)
 
 
-def read_file(path: Path) -> Source:
-    """The values of a YAML file; what is wrong with the file, a key given twice included, is in `problems`."""
+def read(
+    file: Path | None, environment: Mapping[str, str], known: Iterable[KeyPath], structured: set[KeyPath]
+) -> Source:
+    """The values of a YAML file (None: nothing) and of the variables over it, see `overlay`."""
+    if file is None:
+        source = Source()
+        overlay(source, environment, known, structured)
+        return source
+    beside = dotenv.read(file.with_name(".env"))
+    variables = {**beside.values, **environment}
+    source = read_file(file, variables)
+    source.problems += beside.problems
+    if FILE_VARIABLE in beside.values:
+        source.problems.append(f"{FILE_VARIABLE} can't be set here ({beside.origins[FILE_VARIABLE]})")
+    origins = {name: where for name, where in beside.origins.items() if name not in environment}
+    overlay(source, variables, known, structured, origins)
+    return source
+
+
+def read_file(path: Path, variables: Mapping[str, str]) -> Source:
+    """The values of a YAML file, with `${NAME}` in them replaced by the variables.
+
+    What is wrong with the file, a key given twice included, is in `problems`.
+    """
     source = Source()
     try:
         text = path.read_text(encoding="utf-8")
@@ -54,21 +81,33 @@ def read_file(path: Path) -> Source:
         source.problems.append(f"the configuration file {path} is not UTF-8 text: byte {exc.start} is {exc.reason}")
         return source
     try:
-        _YamlReader(source, str(path)).read(text)
+        _YamlReader(source, str(path), variables).read(text)
     except yaml.MarkedYAMLError as exc:
-        line = "" if exc.problem_mark is None else f" line {exc.problem_mark.line + 1}"
-        source.problems.append(f"{path}{line}: not valid YAML: {exc.problem or exc.context}")
+        line, hint = "", ""
+        if exc.problem_mark is not None:
+            line = f" line {exc.problem_mark.line + 1}"
+            if "${" in "".join(text.split("\n")[exc.problem_mark.line : exc.problem_mark.line + 1]):
+                hint = " (within { } or [ ] a value with ${NAME} needs quotes)"
+        source.problems.append(f"{path}{line}: not valid YAML: {exc.problem or exc.context}{hint}")
     except (yaml.YAMLError, RecursionError) as exc:
         source.problems.append(f"{path}: not valid YAML: {exc}")
     return source
 
 
-def overlay(source: Source, environment: Mapping[str, str], known: Iterable[KeyPath], structured: set[KeyPath]) -> None:
+def overlay(
+    source: Source,
+    environment: Mapping[str, str],
+    known: Iterable[KeyPath],
+    structured: set[KeyPath],
+    origins: Mapping[str, str] | None = None,
+) -> None:
     """Lay `EDGE_AGENT_*` variables over `source`; each must set one of the `known` paths.
 
     A value is text as it stands, but for `structured` paths (lists), which are written in YAML's flow style:
-    `[a, b]`. An empty variable counts as not set, and `null` means null.
+    `[a, b]`. An empty variable counts as not set, and `null` means null. `origins` says where variables come from
+    that are not of the environment.
     """
+    origins = origins or {}
     names = {variable(path): path for path in known}
     for name in sorted(environment):
         text = environment[name]
@@ -77,19 +116,21 @@ def overlay(source: Source, environment: Mapping[str, str], known: Iterable[KeyP
         path = names.get(name)
         if path is None:
             # Their common beginning would make all of them look alike.
+            where = f" ({origins[name]})" if name in origins else ""
             close = did_you_mean(name.removeprefix(PREFIX), [it.removeprefix(PREFIX) for it in names], before=PREFIX)
-            source.problems.append(f"{name} is not a known variable{close}")
+            source.problems.append(f"{name} is not a known variable{close}{where}")
             continue
+        origin = f"{name}, {origins[name]}" if name in origins else name
         value: Any = None if text == "null" else text
         if path in structured:
             try:
                 value = yaml.safe_load(text)
             except (yaml.YAMLError, ValueError, RecursionError):
-                source.problems.append(f"{dotted(path)} must be a list like [a, b] ({name})")
+                source.problems.append(f"{dotted(path)} must be a list like [a, b] ({origin})")
                 continue
         if _put(source.values, path, value):
             source.origins = {at: said for at, said in source.origins.items() if at[: len(path)] != path}
-            source.origins[path] = name
+            source.origins[path] = origin
 
 
 def did_you_mean(wrong: str, known: Iterable[str], before: str = "") -> str:
@@ -119,9 +160,10 @@ def _put(values: dict[str, Any], path: KeyPath, value: Any) -> bool:
 class _YamlReader:
     """Fills a source from the nodes of one document. Keys are taken as text: `on` is a name here, not a truth value."""
 
-    def __init__(self, source: Source, file: str) -> None:
+    def __init__(self, source: Source, file: str, variables: Mapping[str, str]) -> None:
         self._source = source
         self._file = file
+        self._variables = variables
         self._open: set[int] = set()  # the nodes around the present one, which an alias may lead back to
 
     def read(self, text: str) -> None:
@@ -140,7 +182,8 @@ class _YamlReader:
     def _value(self, loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath) -> Any:
         if isinstance(node, yaml.ScalarNode):
             try:
-                return loader.construct_object(node)  # type: ignore[no-untyped-call,unused-ignore]
+                value = loader.construct_object(node)  # type: ignore[no-untyped-call,unused-ignore]
+                return self._expanded(value, node, path) if isinstance(value, str) else value
             except (yaml.YAMLError, ValueError) as exc:
                 problem = exc.problem if isinstance(exc, yaml.MarkedYAMLError) else exc
                 self._complain(f"{dotted(path)} can't be read: {problem}", node)
@@ -155,6 +198,15 @@ class _YamlReader:
             return [self._noted(loader, child, (*path, index)) for index, child in enumerate(node.value)]
         finally:
             self._open.discard(id(node))
+
+    def _expanded(self, text: str, node: yaml.Node, path: KeyPath) -> str | None:
+        """The text with variables in place; null where nothing is left of it, so that the default holds."""
+        try:
+            expanded = expand(text, self._variables)
+        except ConfigError as exc:
+            self._complain(f"{dotted(path)} {exc}", node)
+            return None
+        return expanded if expanded or not text else None
 
     def _mapping(self, loader: yaml.SafeLoader, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
