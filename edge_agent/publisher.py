@@ -151,7 +151,7 @@ class Publisher:
     def _run(self) -> None:
         try:
             while not self._is_done(time.monotonic()):
-                self._turn(self._next())
+                self._turn(self._next(self._timeout))
             self._finish()
         except Exception:
             log.critical("the publisher failed", exc_info=True)
@@ -159,11 +159,11 @@ class Publisher:
         finally:
             self._close_outbox()
 
-    def _next(self) -> list[Reading | Event | _Stop]:
-        """What has arrived, after waiting for it a while."""
+    def _next(self, timeout_seconds: float) -> list[Reading | Event | _Stop]:
+        """What has arrived, after waiting for it at most so long."""
         arrived: list[Reading | Event | _Stop] = []
         with contextlib.suppress(Empty):
-            arrived.append(self._queue.get(timeout=self._timeout))
+            arrived.append(self._queue.get(timeout=timeout_seconds))
             while len(arrived) < _MAX_ARRIVED:
                 arrived.append(self._queue.get_nowait())
         return arrived
@@ -442,9 +442,9 @@ class Publisher:
             goodbye = self._publish_status(online=False)
         deadline = time.monotonic() + _GOODBYE_SECONDS
         while goodbye in self._packets and time.monotonic() < deadline:
-            self._listen(self._next())
+            self._listen(self._next(_GOODBYE_SECONDS))
         self._link.close()
-        self._listen(self._next())
+        self._listen(self._next(0.0))
         try:
             self._store()
             self._settle_all()
