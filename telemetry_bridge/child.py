@@ -10,7 +10,7 @@ import psutil
 
 from telemetry_bridge.account import Account
 from telemetry_bridge.ending import Endable, Ending, end
-from telemetry_bridge.errors import CannotStart, PartFailed
+from telemetry_bridge.errors import CannotStart, PartFailed, PartMisconfigured
 from telemetry_bridge.logs import PartLog
 
 _TAIL_LINES = 12
@@ -68,12 +68,13 @@ class Child:
 
     def failure(self, what: str | None = None) -> PartFailed:
         """The error that says what happened (that it ended, unless told otherwise), with the end of its log."""
+        kind = PartMisconfigured if self.exit_code == PartMisconfigured.exit_code else PartFailed
         tail = self.log.tail(_TAIL_LINES)
         program = Path(self.part.command[0]).name
         heading = f"{self.part.name} ({program}) {self._how_it_ended() if what is None else what}"
         if not tail:
-            return PartFailed(f"{heading}; its log {self.log.path} is empty")
-        return PartFailed("\n    ".join([f"{heading}; the end of its log {self.log.path}:", *tail]))
+            return kind(f"{heading}; its log {self.log.path} is empty")
+        return kind("\n    ".join([f"{heading}; the end of its log {self.log.path}:", *tail]))
 
     def end(self, hurry: Callable[[], bool]) -> bool:
         """End and reap it; True where it followed, False where it had to be killed."""

@@ -56,12 +56,16 @@ def describe(now: State, before: State, seconds: float) -> str:
         # The ingester alone can't tell: before its first batch it does not know about the database.
         who = "the API" if now.database_up else "the API or the database"
         return f"waiting for {who}"
-    parts = [f"{now.readings:,} readings of {now.devices:,} {'device' if now.devices == 1 else 'devices'} stored"]
+    parts = [f"{_counted(now.readings, 'reading')} of {_counted(now.devices, 'device')} stored"]
     if before.samples is not None and now.samples >= before.samples and seconds > 0:
         parts.append(f"{(now.samples - before.samples) / seconds:,.0f} samples/s")
     if now.samples > 0 and now.lag_seconds is not None:
         parts.append(f"{max(0.0, now.lag_seconds):.1f} s from measured to stored")
     return ", ".join(parts)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 class Watch:

@@ -48,6 +48,7 @@ def test_rate_is_left_out_where_it_can_not_be_known() -> None:
 def test_nothing_is_claimed_about_lag_before_anything_was_stored() -> None:
     now = read_state(health(readings=0), metrics(samples=0, lag=0))
     assert describe(now, now, 2.0) == "0 readings of 1 device stored, 0 samples/s"
+    assert describe(read_state(health(readings=1), metrics(samples=0)), now, 2.0).startswith("1 reading of 1 device")
 
 
 def test_what_is_missing_is_named() -> None:
