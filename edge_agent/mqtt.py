@@ -32,6 +32,7 @@ FIRST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 30.0
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
 _STABLE_SECONDS: Final = 10.0
+_SUSPICIOUS_CONNECTIONS: Final = 4
 _STEP_SECONDS: Final = 1.0
 _GOODBYE_SECONDS: Final = 2.0
 _MQTT_5: Final = 5
@@ -118,6 +119,8 @@ class Link:
         self._wake_writer.settimeout(0)
         # The thread's own.
         self._connection = 0
+        self._short_connections = 0
+        self._refused = False
         self._told: set[str] = set()  # why there is no connection, as far as it was logged
 
     def start(self) -> None:
@@ -174,14 +177,16 @@ class Link:
                 self._serve(client)
             except (OSError, ConfigError, ValueError) as exc:  # ValueError: a host name that can't be one
                 self._report_down(str(exc) or type(exc).__name__)
-            self._end_connection()
-            attempt = 0 if time.monotonic() - began >= _STABLE_SECONDS else attempt + 1
+            stable = time.monotonic() - began >= _STABLE_SECONDS
+            self._end_connection(stable=stable)
+            attempt = 0 if stable else attempt + 1
             longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(max(0, attempt - 1), 16))
             self._closing.wait(self._pause(longest))
 
     def _serve(self, client: paho.Client) -> None:
         """Works for one connection until it ends."""
         self._dropping.clear()
+        self._refused = False
         closing_until = None
         misc_due = time.monotonic() + _STEP_SECONDS
         while (sock := client.socket()) is not None:
@@ -216,10 +221,19 @@ class Link:
             failed = client.loop_write()
         return failed
 
-    def _end_connection(self) -> None:
+    def _end_connection(self, *, stable: bool) -> None:
         ready, self._ready = self._ready, None
-        if ready is not None:
-            self._listener(Disconnected(ready[0]))
+        if ready is None:
+            return
+        self._listener(Disconnected(ready[0]))
+        self._short_connections = 0 if stable or self._closing.is_set() else self._short_connections + 1
+        if self._short_connections == _SUSPICIOUS_CONNECTIONS:
+            log.error(
+                "the broker at %s ends one connection after another: does another client use the client id %s,"
+                " because a device id is used twice?",
+                self._address,
+                self._client_id,
+            )
 
     def _new_client(self) -> paho.Client:
         version_5 = self._broker.protocol == _MQTT_5
@@ -264,6 +278,7 @@ class Link:
     ) -> None:
         if reason.is_failure:
             self._report_down(f"it refused the connection: {reason}")
+            self._refused = True
             return
         log.info("connected to the broker at %s", self._address)
         self._told.clear()
@@ -287,15 +302,15 @@ class Link:
     def _on_disconnect(
         self, _client: paho.Client, _userdata: object, flags: Any, reason: ReasonCode, _properties: object
     ) -> None:
-        if self._closing.is_set():
+        if self._closing.is_set() or self._refused:
             return
         if self._ready is None and not flags.is_disconnect_packet_from_server:
             hint = "" if self._broker.protocol != _MQTT_5 else "; does it speak MQTT 5? (else broker.protocol: 3.1.1)"
             self._report_down(f"it closed the connection before it answered{hint}")
-        elif flags.is_disconnect_packet_from_server and reason == "Session taken over":
-            self._report_down(f"another client uses the client id {self._client_id}: is a device id used twice?")
+        elif flags.is_disconnect_packet_from_server:
+            self._report_down(f"it ended the connection: {reason}")
         else:
-            self._report_down(f"the connection ended: {reason}")
+            self._report_down("the connection was lost")
 
     def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         with contextlib.suppress(UnicodeDecodeError):  # a topic that is not UTF-8 is none of ours
