@@ -9,6 +9,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
@@ -197,11 +198,37 @@ class Ingest(_Section):
     metrics_listen: Listen | None = None
 
 
-class Retention(_Section):
-    """How long data is kept."""
+_HOUR_MS = 3_600_000
+_DAY_MS = 24 * _HOUR_MS
 
-    raw_hours: Annotated[int, Field(ge=1, le=876_000)] = 168
+
+class Retention(_Section):
+    """How long data is kept: readings as they came, rollups of 5 minutes, an hour and a day, and what was rejected."""
+
+    raw_hours: Annotated[int, Field(ge=1, le=876_000)] = 24
+    rollup_5m_days: Annotated[int, Field(ge=1, le=36_500)] = 7
+    rollup_1h_days: Annotated[int, Field(ge=1, le=36_500)] = 30
+    rollup_1d_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     rejected_days: Annotated[int, Field(ge=1, le=36_500)] = 30
+
+    @model_validator(mode="after")
+    def _coarser_is_kept_longer(self) -> Self:
+        names = ("raw_hours", "rollup_5m_days", "rollup_1h_days", "rollup_1d_days")
+        for (finer, finer_ms), (coarser, coarser_ms) in pairwise(zip(names, self.tiers_ms, strict=True)):
+            if coarser_ms < finer_ms:
+                shorter, longer = (f"{name} {getattr(self, name)}" for name in (coarser, finer))
+                raise PydanticCustomError("tiers", f"{shorter} must not be shorter than {longer}")
+        return self
+
+    @property
+    def tiers_ms(self) -> tuple[int, int, int, int]:
+        """How long each tier is kept, from the finest on. Older than the last is what nobody takes."""
+        return (
+            self.raw_hours * _HOUR_MS,
+            self.rollup_5m_days * _DAY_MS,
+            self.rollup_1h_days * _DAY_MS,
+            self.rollup_1d_days * _DAY_MS,
+        )
 
 
 class Worker(_Section):

@@ -35,7 +35,7 @@ def run(config: Config, stop: threading.Event) -> int:
             max_message_bytes=config.ingest.max_message_bytes,
             max_decompressed_bytes=config.ingest.max_decompressed_bytes,
             max_future_ms=config.ingest.max_future_seconds * 1000,
-            max_age_ms=config.retention.raw_hours * 3_600_000,
+            max_age_ms=config.retention.tiers_ms[-1],
         ),
         ack_interval=config.ingest.ack_interval_seconds,
         metrics=metrics,

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -14,10 +15,12 @@ from cloud_ingest.store import ledger, rejected
 from cloud_ingest.store.database import Connection, connect, translated
 from cloud_ingest.store.directory import Directory, Keys
 from cloud_ingest.store.migrate import require_current
-from cloud_ingest.store.partitions import SPAN_MS, Partitions, partitions_of
 from cloud_ingest.store.ranges import Range, contains, runs
 from cloud_ingest.store.readings import COPY_STATEMENT, Floats, Integers, copy_stream, pack
 from cloud_ingest.store.rejected import Rejection
+from cloud_ingest.store.rollup.late import Late, Placement, Readings, place
+
+_EXPIRED: Final = "the time of some ticks lies before what any tier still holds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,19 @@ class Outcome:
     rejections: list[Rejection]
 
 
+class _Numbers(NamedTuple):
+    """What stands for the names of a batch in its readings."""
+
+    devices: dict[str, int]
+    layouts: dict[Keys, int]
+
+
 class BatchWriter:
     """Writes batches over one connection, opened when needed and opened anew after a failure. Not thread-safe."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._session: tuple[Connection, Directory, Partitions] | None = None
+        self._session: tuple[Connection, Directory, Placement] | None = None
 
     def write(self, blocks: list[Block], rejections: list[Rejection]) -> Outcome:
         """Stores the blocks and parks the rejections in one transaction; it is committed when this returns.
@@ -81,8 +91,8 @@ class BatchWriter:
         """
         try:
             with translated():
-                connection, directory, partitions = self._open()
-                return _write(connection, directory, partitions, blocks, rejections)
+                connection, directory, placement = self._open()
+                return _write(connection, directory, placement, blocks, rejections)
         except BaseException:
             self.close()
             raise
@@ -94,12 +104,12 @@ class BatchWriter:
                 self._session[0].close()
             self._session = None
 
-    def _open(self) -> tuple[Connection, Directory, Partitions]:
+    def _open(self) -> tuple[Connection, Directory, Placement]:
         if self._session is None:
             connection = connect(self._url, "cloud-ingest")
             try:
                 require_current(connection)
-                self._session = (connection, Directory(connection), partitions_of(connection))
+                self._session = (connection, Directory(connection), Placement(connection))
             except BaseException:
                 connection.close()
                 raise
@@ -109,7 +119,7 @@ class BatchWriter:
 def _write(
     connection: Connection,
     directory: Directory,
-    partitions: Partitions,
+    placement: Placement,
     blocks: list[Block],
     rejections: list[Rejection],
 ) -> Outcome:
@@ -119,17 +129,33 @@ def _write(
         block.refused("invalid_series_key", invalid[block.keys]) if block.keys in invalid else block for block in blocks
     ]
     storable = [block for block in blocks if block.rejection is None]
-    partitions.cover(connection, _spans(storable))
     directory.note_device_layouts((device_ids[block.device], layout_ids[block.keys]) for block in storable)
+    outcome = None
+    while outcome is None:
+        placement.cover(_times(storable))
+        outcome = _settle(connection, placement, blocks, rejections, _Numbers(device_ids, layout_ids))
+    return outcome
 
+
+def _settle(
+    connection: Connection,
+    placement: Placement,
+    blocks: list[Block],
+    rejections: list[Rejection],
+    numbers: _Numbers,
+) -> Outcome | None:
+    """The transaction; None, with nothing done, where the tiers have moved since the placement was covered."""
     with connection.transaction():
-        ledger.create(connection, {block.stream: device_ids[block.device] for block in reversed(blocks)})
+        if not placement.hold():
+            return None
+        ledger.create(connection, {block.stream: numbers.devices[block.device] for block in reversed(blocks)})
         owners = ledger.lock(connection, {block.stream for block in blocks})
-        own = [block for block in blocks if owners[block.stream] == device_ids[block.device]]
-        foreign = [block for block in blocks if owners[block.stream] != device_ids[block.device]]
+        own = [block for block in blocks if owners[block.stream] == numbers.devices[block.device]]
+        foreign = [block for block in blocks if owners[block.stream] != numbers.devices[block.device]]
         fresh, duplicates = _without_settled(connection, own)
+        fresh = _without_expired(fresh, placement.earliest_ms)
         stored = [block for block in fresh if block.rejection is None]
-        _copy(connection, stored, device_ids, layout_ids)
+        _copy(connection, placement, stored, numbers)
         rejections = [
             *rejections,
             *(block.rejection for block in fresh if block.rejection is not None),
@@ -148,12 +174,8 @@ def _write(
     )
 
 
-def _spans(blocks: list[Block]) -> list[int]:
-    """One time of each piece of `reading` that the blocks fall into."""
-    if not blocks:
-        return []
-    times = np.concatenate([block.times_ms for block in blocks])
-    return [int(number) * SPAN_MS for number in np.unique(times // SPAN_MS)]
+def _times(blocks: list[Block]) -> Integers:
+    return np.concatenate([block.times_ms for block in blocks]) if blocks else np.zeros(0, np.int64)
 
 
 def _foreign_stream(block: Block) -> Rejection:
@@ -187,6 +209,22 @@ def _without_settled(connection: Connection, blocks: list[Block]) -> tuple[list[
     return fresh, dropped
 
 
+def _without_expired(blocks: list[Block], earliest_ms: int) -> list[Block]:
+    """The blocks, where ticks from before `earliest_ms` are refused: no tier holds their time any more."""
+    if (_times(blocks) >= earliest_ms).all():
+        return blocks
+    kept = []
+    for block in blocks:
+        expired = block.times_ms < earliest_ms
+        if block.rejection is not None or not expired.any():
+            kept.append(block)
+            continue
+        kept.append(_selected(block, np.flatnonzero(expired).tolist()).refused("too_old", _EXPIRED))
+        if not expired.all():
+            kept.append(_selected(block, np.flatnonzero(~expired).tolist()))
+    return kept
+
+
 def _selected(block: Block, indices: list[int]) -> Block:
     return replace(
         block,
@@ -196,22 +234,25 @@ def _selected(block: Block, indices: list[int]) -> Block:
     )
 
 
-def _copy(connection: Connection, blocks: list[Block], device_ids: dict[str, int], layout_ids: dict[Keys, int]) -> None:
+def _copy(connection: Connection, placement: Placement, blocks: list[Block], numbers: _Numbers) -> None:
     by_layout: dict[int, list[Block]] = {}
     for block in blocks:
         if block.keys:  # a tick without values is settled, but there is nothing to store
-            by_layout.setdefault(layout_ids[block.keys], []).append(block)
-    if not by_layout:
-        return
+            by_layout.setdefault(numbers.layouts[block.keys], []).append(block)
     parts = []
+    late = Late()
     for layout_id, group in by_layout.items():
         lengths = [len(block.seqs) for block in group]
-        devices = np.repeat(np.array([device_ids[block.device] for block in group], np.int64), lengths)
+        devices = np.repeat(np.array([numbers.devices[block.device] for block in group], np.int64), lengths)
         times = np.concatenate([block.times_ms for block in group])
         samples = np.concatenate([block.samples for block in group])
-        parts.append(pack(times, devices, layout_id, samples))
-    with connection.cursor() as cursor, cursor.copy(COPY_STATEMENT) as copy:
-        copy.write(copy_stream(parts))
+        raw = place(Readings(layout_id, times, devices, samples), placement.state, late)
+        if len(raw.times_ms):
+            parts.append(pack(raw.times_ms, raw.device_ids, layout_id, raw.samples))
+    if parts:
+        with connection.cursor() as cursor, cursor.copy(COPY_STATEMENT) as copy:
+            copy.write(copy_stream(parts))
+    placement.store_late(late)
 
 
 def _entries(own: Iterable[Block], stored: Iterable[Block]) -> dict[UUID, ledger.Entry]:

@@ -35,6 +35,16 @@ def connect(url: str, application_name: str) -> Connection:
         return psycopg.connect(url, autocommit=True, **parameters(application_name))
 
 
+def server_time_ms(connection: Connection) -> int:
+    """The time by the server's clock.
+
+    Raises StoreUnavailable.
+    """
+    with translated():
+        ((time_ms,),) = connection.execute("select (extract(epoch from clock_timestamp()) * 1000)::bigint").fetchall()
+    return int(time_ms)
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turns the driver's errors into ours.

@@ -1,6 +1,6 @@
-"""The one module that knows the servers apart: how `reading` is cut by time, and how old pieces are dropped.
+"""The one module that knows the servers apart: how a tier is cut by time, and how old pieces are dropped.
 
-TimescaleDB makes chunks of its hypertable by itself. On plain PostgreSQL the same pieces are native range partitions,
+TimescaleDB makes chunks of its hypertables by itself. On plain PostgreSQL the same pieces are native range partitions,
 which must exist before a row can go in. Which of the two a database has is asked from it, never configured.
 """
 
@@ -9,29 +9,42 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, Protocol
 
+from psycopg import errors as pg
 from psycopg import sql
 
 from cloud_ingest.store.database import Connection
+from cloud_ingest.store.tiers import RAW, Tier
 
-SPAN_MS: Final = 6 * 3_600_000  # as 0002_reading.timescaledb.sql has it
+SPAN_MS: Final = RAW.span_ms
 _LOCK_KEY: Final = 0x7465_6C65_0001  # advisory lock: one process at a time makes or drops partitions
+# A drop waits for those who read the table, and whoever comes later waits for the drop. It gives up before that hurts.
+_DROP_WAIT: Final = "set local lock_timeout = '1s'"
 
 
 class ServerKind(StrEnum):
-    """What keeps `reading`; also the infix of the migrations that differ."""
+    """What keeps the tiers; also the infix of the migrations that differ."""
 
     TIMESCALEDB = "timescaledb"
     POSTGRESQL = "postgresql"
 
 
 class Partitions(Protocol):
-    """The pieces of `reading`. Both methods run in transactions of their own on an autocommit connection."""
+    """The pieces of a tier. All methods run in transactions of their own on an autocommit connection."""
 
     def cover(self, connection: Connection, times_ms: Iterable[int]) -> None:
         """Rows of these times can be stored once this returned."""
 
+    def spans(self, connection: Connection) -> list[tuple[int, int]]:
+        """From when (inclusive) to when (exclusive) each piece is, ascending, in ms."""
+
     def drop_before(self, connection: Connection, time_ms: int) -> list[str]:
-        """Drops the pieces that lie wholly before the time, and names them."""
+        """Drops the pieces that lie wholly before the time, and names them.
+
+        One that others are busy with for a while is left for the next time.
+        """
+
+    def compress_before(self, connection: Connection, time_ms: int) -> None:
+        """Moves pieces that lie wholly before the time to a columnstore, where the server has one."""
 
 
 def available_kind(connection: Connection) -> ServerKind:
@@ -43,36 +56,78 @@ def available_kind(connection: Connection) -> ServerKind:
     return ServerKind.TIMESCALEDB if row and row[0] else ServerKind.POSTGRESQL
 
 
-def partitions_of(connection: Connection) -> Partitions:
-    """The pieces of `reading` as this database was migrated."""
+def partitions_of(connection: Connection, tier: Tier = RAW) -> Partitions:
+    """The pieces of a tier as this database was migrated."""
     # relkind 'p' is a partitioned table; a hypertable is an ordinary one
     row = connection.execute("select relkind from pg_class where oid = 'telemetry.reading'::regclass").fetchone()
-    return NativePartitions() if row and row[0] in ("p", b"p") else Hypertable()
+    return NativePartitions(tier) if row and row[0] in ("p", b"p") else Hypertable(tier)
 
 
 class Hypertable:
     """TimescaleDB's chunks."""
 
+    def __init__(self, tier: Tier) -> None:
+        self._table = f"telemetry.{tier.table}"
+
     def cover(self, connection: Connection, times_ms: Iterable[int]) -> None:
         """Nothing to do: the server makes chunks as rows come."""
 
+    def spans(self, connection: Connection) -> list[tuple[int, int]]:
+        """From when to when each chunk is, ascending."""
+        return connection.execute(
+            "select (extract(epoch from range_start) * 1000)::bigint, (extract(epoch from range_end) * 1000)::bigint"
+            " from timescaledb_information.chunks"
+            " where format('%%I.%%I', hypertable_schema, hypertable_name)::regclass = %s::regclass order by 1",
+            [self._table],
+        ).fetchall()
+
     def drop_before(self, connection: Connection, time_ms: int) -> list[str]:
         """Drops the chunks that lie wholly before the time, and names them."""
-        rows = connection.execute(
-            "select drop_chunks('telemetry.reading', older_than => %s::timestamptz)", [_time(time_ms)]
-        ).fetchall()
+        try:
+            with connection.transaction():
+                connection.execute(_DROP_WAIT)
+                rows = connection.execute(
+                    "select drop_chunks(%s, older_than => %s::timestamptz)", [self._table, _time(time_ms)]
+                ).fetchall()
+        except pg.LockNotAvailable:
+            return []
         return [row[0] for row in rows]
+
+    def compress_before(self, connection: Connection, time_ms: int) -> None:
+        """Compresses the chunks that lie wholly before the time, where the edition can: the community's alone."""
+        row = connection.execute(
+            "select compression_enabled from timescaledb_information.hypertables"
+            " where current_setting('timescaledb.license', true) = 'timescale'"
+            "  and format('%%I.%%I', hypertable_schema, hypertable_name)::regclass = %s::regclass",
+            [self._table],
+        ).fetchone()
+        if row is None:
+            return
+        if not row[0]:
+            connection.execute(
+                sql.SQL(
+                    "alter table {} set (timescaledb.compress,"
+                    " timescaledb.compress_segmentby = 'device_id, layout_id', timescaledb.compress_orderby = 'time')"
+                ).format(sql.SQL(self._table))
+            )
+        # What came late into a compressed chunk is compressed anew by the same call.
+        connection.execute(
+            "select compress_chunk(chunk, if_not_compressed => true)"
+            " from show_chunks(%s, older_than => %s::timestamptz) as chunk",
+            [self._table, _time(time_ms)],
+        )
 
 
 class NativePartitions:
-    """PostgreSQL's range partitions, one for each SPAN_MS since the epoch, made when first needed."""
+    """PostgreSQL's range partitions, one for each span of the tier since the epoch, made when first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, tier: Tier) -> None:
+        self._tier = tier
         self._known: set[int] = set()
 
     def cover(self, connection: Connection, times_ms: Iterable[int]) -> None:
         """Makes the partitions that these times lack."""
-        missing = {time_ms // SPAN_MS for time_ms in times_ms} - self._known
+        missing = {time_ms // self._tier.span_ms for time_ms in times_ms} - self._known
         if not missing:
             return
         with connection.transaction():
@@ -82,46 +137,54 @@ class NativePartitions:
                 self._create(connection, number)
         self._known = present | missing
 
+    def spans(self, connection: Connection) -> list[tuple[int, int]]:
+        """From when to when each partition is, ascending."""
+        span_ms = self._tier.span_ms
+        return [(number * span_ms, (number + 1) * span_ms) for number, _ in self._partitions(connection)]
+
     def drop_before(self, connection: Connection, time_ms: int) -> list[str]:
         """Drops the partitions that lie wholly before the time, and names them."""
-        dropped = []
-        with connection.transaction():
-            connection.execute("select pg_advisory_xact_lock(%s)", [_LOCK_KEY])
-            for number, name in self._partitions(connection):
-                if (number + 1) * SPAN_MS <= time_ms:
-                    connection.execute(sql.SQL("drop table {}").format(sql.Identifier("telemetry", name)))
-                    self._known.discard(number)
-                    dropped.append(f"telemetry.{name}")
+        dropped: list[str] = []
+        for number, name in self._partitions(connection):
+            if (number + 1) * self._tier.span_ms <= time_ms:
+                try:
+                    with connection.transaction():
+                        connection.execute(_DROP_WAIT)
+                        connection.execute("select pg_advisory_xact_lock(%s)", [_LOCK_KEY])
+                        identifier = sql.Identifier("telemetry", name)
+                        connection.execute(sql.SQL("drop table if exists {}").format(identifier))
+                except pg.LockNotAvailable:
+                    break
+                self._known.discard(number)
+                dropped.append(f"telemetry.{name}")
         return dropped
 
-    @staticmethod
-    def _partitions(connection: Connection) -> list[tuple[int, str]]:
+    def compress_before(self, connection: Connection, time_ms: int) -> None:
+        """Nothing to do: there is no columnstore."""
+
+    def _partitions(self, connection: Connection) -> list[tuple[int, str]]:
         rows = connection.execute(
             "select relname from pg_inherits join pg_class on pg_class.oid = inhrelid"
-            " where inhparent = 'telemetry.reading'::regclass order by relname"
+            " where inhparent = %s::regclass order by relname",
+            [f"telemetry.{self._tier.table}"],
         ).fetchall()
-        return [(_number(name), name) for (name,) in rows]
+        return [(self._number(name), name) for (name,) in rows]
 
-    @staticmethod
-    def _create(connection: Connection, number: int) -> None:
-        """Made aside and then attached: attaching does not lock readers and writers of `reading` out."""
-        start, end = _time(number * SPAN_MS), _time((number + 1) * SPAN_MS)
-        name = sql.Identifier("telemetry", _name(start))
-        connection.execute(sql.SQL("create table {} (like telemetry.reading including constraints)").format(name))
+    def _create(self, connection: Connection, number: int) -> None:
+        """Made aside and then attached: attaching does not lock readers and writers of the tier out."""
+        start, end = _time(number * self._tier.span_ms), _time((number + 1) * self._tier.span_ms)
+        table = sql.Identifier("telemetry", self._tier.table)
+        name = sql.Identifier("telemetry", f"{self._tier.table}_{start:%Y%m%d_%H}")
+        connection.execute(sql.SQL("create table {} (like {} including constraints)").format(name, table))
         connection.execute(
-            sql.SQL("alter table telemetry.reading attach partition {} for values from ({}) to ({})").format(
-                name, sql.Literal(start), sql.Literal(end)
+            sql.SQL("alter table {} attach partition {} for values from ({}) to ({})").format(
+                table, name, sql.Literal(start), sql.Literal(end)
             )
         )
 
-
-def _name(start: datetime) -> str:
-    return f"reading_{start:%Y%m%d_%H}"
-
-
-def _number(name: str) -> int:
-    start = datetime.strptime(name, "reading_%Y%m%d_%H").replace(tzinfo=UTC)
-    return int(start.timestamp() * 1000) // SPAN_MS
+    def _number(self, name: str) -> int:
+        start = datetime.strptime(name, f"{self._tier.table}_%Y%m%d_%H").replace(tzinfo=UTC)
+        return int(start.timestamp() * 1000) // self._tier.span_ms
 
 
 def _time(time_ms: int) -> datetime:

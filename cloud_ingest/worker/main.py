@@ -3,17 +3,19 @@
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from cloud_ingest.config import Config
 from cloud_ingest.errors import StoreUnavailable
-from cloud_ingest.store.database import Connection, connect
+from cloud_ingest.store.database import Connection, connect, server_time_ms
 from cloud_ingest.store.migrate import require_current
 from cloud_ingest.worker.status_listener import StatusListener
-from cloud_ingest.worker.upkeep import upkeep
+from cloud_ingest.worker.upkeep import Upkeep
 
 _STOP_NOTICED_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 2.0
+_DONE: Final = object()
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +48,19 @@ def run(config: Config, stop: threading.Event) -> int:
 
 
 def _work(connection: Connection, listener: StatusListener, config: Config, stop: threading.Event) -> None:
+    upkeep = Upkeep(connection, config.retention)
     upkeep_due = time.monotonic()
+    round_: Iterator[None] = iter(())
     while not stop.is_set():
-        if time.monotonic() >= upkeep_due:
-            upkeep(connection, config.retention, time.time_ns() // 1_000_000)
+        unfinished = next(round_, _DONE) is not _DONE
+        if not unfinished and time.monotonic() >= upkeep_due:
+            round_ = upkeep.round(_now_ms(connection))
             upkeep_due = time.monotonic() + config.worker.interval_seconds
+            unfinished = True
         listener.work(connection)
-        listener.wait(min(_STOP_NOTICED_SECONDS, max(0.0, upkeep_due - time.monotonic())))
+        listener.wait(0 if unfinished else min(_STOP_NOTICED_SECONDS, max(0.0, upkeep_due - time.monotonic())))
+
+
+def _now_ms(connection: Connection) -> int:
+    """The earlier of two clocks: what is dropped because one of them ran ahead does not come back."""
+    return min(time.time_ns() // 1_000_000, server_time_ms(connection))

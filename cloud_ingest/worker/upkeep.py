@@ -1,29 +1,43 @@
-"""What must happen now and then: partitions made ahead, and what is older than its retention dropped."""
+"""What must happen now and then: partitions made ahead, rollups made, and what is past its retention dropped."""
 
 import logging
+from collections.abc import Iterator
 from typing import Final
 
 from cloud_ingest.config import Retention
 from cloud_ingest.store import rejected
 from cloud_ingest.store.database import Connection, translated
-from cloud_ingest.store.partitions import SPAN_MS, partitions_of
+from cloud_ingest.store.partitions import partitions_of
+from cloud_ingest.store.rollup.keeper import TierKeeper
+from cloud_ingest.store.tiers import RAW, TIERS
 
 # Ingest makes a partition that is missing; these are there before it needs them.
 _AHEAD_SPANS: Final = 5
-# Ingest accepts up to the retention itself; nothing is dropped that it may be writing to.
-_MARGIN_MS: Final = SPAN_MS
 
 log = logging.getLogger(__name__)
 
 
-def upkeep(connection: Connection, retention: Retention, now_ms: int) -> None:
-    """One round. Raises StoreUnavailable; the next round does what this one did not."""
-    with translated():
-        partitions = partitions_of(connection)
-        partitions.cover(connection, (now_ms + span * SPAN_MS for span in range(_AHEAD_SPANS)))
-        dropped = partitions.drop_before(connection, now_ms - retention.raw_hours * 3_600_000 - _MARGIN_MS)
-    if dropped:
-        log.info("dropped %d pieces of raw readings past %d h: %s", len(dropped), retention.raw_hours, dropped)
-    pruned = rejected.prune(connection, retention.rejected_days)
-    if pruned:
-        log.info("deleted %d rejected messages past %d days", pruned, retention.rejected_days)
+class Upkeep:
+    """Works over one connection, next to any number of others that do the same."""
+
+    def __init__(self, connection: Connection, retention: Retention) -> None:
+        """Raises StoreUnavailable."""
+        self._connection = connection
+        self._retention = retention
+        with translated():
+            self._readings = partitions_of(connection)
+            self._tiers = TierKeeper(connection, dict(zip(TIERS, retention.tiers_ms, strict=True)))
+
+    def round(self, now_ms: int) -> Iterator[None]:
+        """All that is due, with pauses for what the caller has to do meanwhile.
+
+        Raises StoreUnavailable; the next round does what this one did not.
+        """
+        with translated():
+            ahead = (now_ms + span * RAW.span_ms for span in range(_AHEAD_SPANS))
+            self._readings.cover(self._connection, ahead)
+            yield
+            yield from self._tiers.round(now_ms)
+        pruned = rejected.prune(self._connection, self._retention.rejected_days)
+        if pruned:
+            log.info("deleted %d rejected messages past %d days", pruned, self._retention.rejected_days)

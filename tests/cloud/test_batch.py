@@ -16,9 +16,10 @@ from cloud_ingest.errors import DataRejected, SchemaMissing, StoreUnavailable
 from cloud_ingest.message import Message
 from cloud_ingest.store.batch import BatchWriter, Block
 from cloud_ingest.store.migrate import migrate
-from cloud_ingest.store.partitions import SPAN_MS, partitions_of
+from cloud_ingest.store.partitions import partitions_of
 from cloud_ingest.store.ranges import runs
 from cloud_ingest.store.rejected import Rejection
+from cloud_ingest.store.tiers import RAW
 
 NOW_MS = 1_795_000_000_000
 
@@ -238,7 +239,7 @@ def test_connection_ended_by_the_server_is_unavailable_and_the_next_write_goes_o
 def test_partition_dropped_behind_the_writers_back_is_made_again(writer: BatchWriter, connection: Db) -> None:
     stream = uuid4()
     writer.write([block(stream, [1])], [])
-    assert partitions_of(connection).drop_before(connection, NOW_MS + 10 * SPAN_MS) != []
+    assert partitions_of(connection).drop_before(connection, NOW_MS + 10 * RAW.span_ms) != []
     with suppress(StoreUnavailable):  # on plain PostgreSQL once: the writer thought that it was there
         writer.write([block(stream, [2])], [])
     writer.write([block(stream, [2, 3])], [])
@@ -248,7 +249,7 @@ def test_partition_dropped_behind_the_writers_back_is_made_again(writer: BatchWr
 def test_a_batch_may_span_any_stretch_of_time(writer: BatchWriter, connection: Db) -> None:
     stream = uuid4()
     wide = block(stream, [1, 2, 3, 4])
-    wide.times_ms[:] = NOW_MS + SPAN_MS * np.array([0, 3, 1, 7])
+    wide.times_ms[:] = NOW_MS + RAW.span_ms * np.array([0, 3, 1, 7])
     assert writer.write([wide], []).stored_ticks == 4
     assert len(stored(connection, "pump")) == 4
 

@@ -152,6 +152,14 @@ def test_the_configuration_does_not_change() -> None:
             "ingest: {group: a/b}\n",
             "ingest.group must be 1 to 128 characters without / + # and control characters, got 'a/b' (FILE line 1)",
         ),
+        (
+            "retention:\n  raw_hours: 200\n",
+            "retention rollup_5m_days 7 must not be shorter than raw_hours 200 (FILE line 1)",
+        ),
+        (
+            "retention:\n  rollup_1d_days: 29\n",
+            "retention rollup_1d_days 29 must not be shorter than rollup_1h_days 30 (FILE line 1)",
+        ),
         ("ingest:\n  batch_rows: many\n", "ingest.batch_rows must be a whole number, got 'many' (FILE line 2)"),
         ("ingest: {batch_rows: 1.5}\n", "ingest.batch_rows must be a whole number, got 1.5 (FILE line 1)"),
         (
