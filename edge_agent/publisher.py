@@ -120,7 +120,6 @@ class Publisher:
 
     def start(self) -> None:
         """Begins to store and to send."""
-        self._remember_recent()
         self._thread.start()
         self._link.start()
 
@@ -150,6 +149,7 @@ class Publisher:
 
     def _run(self) -> None:
         try:
+            self._guarded(self._remember_recent)
             while not self._is_done(time.monotonic()):
                 self._turn(self._next(self._timeout))
             self._finish()
@@ -171,27 +171,36 @@ class Publisher:
     def _turn(self, arrived: Sequence[Reading | Event | _Stop]) -> None:
         """One round: listen, store, maintain, send."""
         self._listen(arrived)
+        self._guarded(self._work)
+        self._accounted = (self._taken, self._outbox.depth + self._intake.waiting)
+        self._progress_at = time.monotonic()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Does what needs the outbox, and survives a disk that does not play along."""
         try:
-            self._store()
-            self._settle_all()
-            now = time.monotonic()
-            if now >= self._maintenance_due:
-                self._maintenance_due = now + self._timeout
-                self._maintain(now)
-            if now >= self._status_due:
-                self._publish_status(online=True)
-            self._send_all(now)
-            if self._disk_fails:
-                log.info("the outbox works again")
-                self._disk_fails = False
+            work()
         except OutboxCorrupt as exc:
-            self._replace_outbox(exc)
+            self._outbox = self._outbox.replaced(exc)
+            self._begin_stream()
         except OutboxError as exc:
             if not self._disk_fails:
                 log.warning("%s; trying again", exc)
                 self._disk_fails = True
-        self._accounted = (self._taken, self._outbox.depth + self._intake.waiting)
-        self._progress_at = time.monotonic()
+        else:
+            if self._disk_fails:
+                log.info("the outbox works again")
+                self._disk_fails = False
+
+    def _work(self) -> None:
+        self._store()
+        self._settle_all()
+        now = time.monotonic()
+        if now >= self._maintenance_due:
+            self._maintenance_due = now + self._timeout
+            self._maintain(now)
+        if now >= self._status_due:
+            self._publish_status(online=True)
+        self._send_all(now)
 
     def _listen(self, arrived: Sequence[Reading | Event | _Stop]) -> None:
         """Notes what has arrived, in order, and touches no disk, so that nothing of it is lost to an error there."""
@@ -425,10 +434,6 @@ class Publisher:
         self._remember_recent()
         self._link.set_will(self._will())
         self._status_due = 0.0
-
-    def _replace_outbox(self, cause: OutboxCorrupt) -> None:
-        self._outbox = self._outbox.replaced(cause)
-        self._begin_stream()
 
     def _is_done(self, now: float) -> bool:
         if self._stop_at is None:

@@ -274,6 +274,25 @@ def test_an_ack_of_a_tick_that_was_never_sent_begins_a_new_stream(
     until(lambda: cloud.statuses[-1][0].stream == new, 10, "a birth of the new stream")
 
 
+def test_an_outbox_found_damaged_while_it_runs_is_kept_aside_and_a_new_stream_begins(
+    edge: Edge, cloud: Committer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = Outbox.open(edge.path, max_bytes=100_000_000)
+    outbox.append_many([Reading(it, 0, {f"metric_{key}": 1.0 for key in range(50)}) for it in range(5_000)])
+    old = outbox.stream
+    outbox.close()
+    with edge.path.open("r+b") as file:
+        file.seek(100 * 4096)
+        file.write(b"\xa5" * 300 * 4096)
+    edge.start()
+    until(lambda: "a new stream begins" in caplog.text, 20, "the damage to be found")
+    edge.measure(3)
+    edge.wait_delivered()
+    [new] = {arrival.message.stream for arrival in cloud.arrivals} - {old}
+    assert cloud.committed[new] == {1, 2, 3}
+    [_] = [file for file in tmp_path.glob("outbox.db.damaged-*") if file.stat().st_size > 1_000_000]
+
+
 def test_a_stop_says_goodbye_and_delivers_what_it_can(edge: Edge, cloud: Committer) -> None:
     edge.start()
     until(lambda: cloud.statuses, 10, "the birth")
