@@ -78,11 +78,11 @@ def _check_config(options: argparse.Namespace) -> int:
 
 
 def _configured(options: argparse.Namespace) -> Config:
-    """The configuration, with logging set up as it says."""
+    """The configuration, with logging set up as it says; a dry run is for the person before the terminal."""
     from edge_agent import log  # noqa: PLC0415
 
     config = load(options.config, os.environ)
-    log.configure(config.logging)
+    log.configure(config.logging.model_copy(update={"directory": None}) if options.dry_run else config.logging)
     return config
 
 

@@ -285,10 +285,13 @@ class Delivery(_Section):
 
 
 class Logging(_Section):
-    """What is logged to standard error, and how."""
+    """What is logged, how, and where."""
 
     level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_in_capitals)] = "INFO"
     format: Literal["text", "json"] = "text"
+    directory: FilePath | None = None
+    max_file_bytes: Annotated[Whole, Field(ge=10_000)] = 10_000_000
+    keep_files: Annotated[Whole, Field(ge=2, le=1_000)] = 5
 
 
 def default_device() -> str:
