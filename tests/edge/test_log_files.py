@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -136,6 +137,23 @@ def test_a_file_that_can_not_be_renamed_is_written_on(tmp_path: Path) -> None:
         file.handle(logging.makeLogRecord({"msg": f"{'x' * 40} {number}"}))
     file.close()
     assert len((tmp_path / "edge.log").read_text().splitlines()) == 5
+
+
+def test_a_file_that_the_disk_refuses_to_close_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = LogFile(tmp_path / "edge.log", max_bytes=50, files=2)
+    file.handle(logging.makeLogRecord({"msg": "x" * 40}))
+    first = file.stream
+    assert first is not None
+
+    def close() -> None:
+        monkeypatch.undo()
+        first.close()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(file, "stream", SimpleNamespace(close=close, seek=first.seek, tell=first.tell))
+    file.handle(logging.makeLogRecord({"msg": "y" * 40}))
+    file.close()
+    assert (tmp_path / "edge.log").read_text().split() == ["x" * 40, "y" * 40]
 
 
 class Clock:
