@@ -26,6 +26,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from cloud_ingest.config import Broker
+from cloud_ingest.errors import ConfigError
 from cloud_ingest.message import Message
 
 _LONGEST_WAIT_SECONDS: Final = 30.0
@@ -93,7 +94,7 @@ class Connection:
 
         def send(client: paho.Client) -> None:
             for token in tokens:
-                if token.client is client:
+                if token.client is client and token.packet_id:  # a message with QoS 0 has none
                     client.ack(token.packet_id, 1)
 
         self._do(send)
@@ -134,8 +135,8 @@ class Connection:
     def _run(self) -> None:
         attempt = 0
         while not self._closing.is_set():
-            client = self._new_client()
             try:
+                client = self._new_client()
                 client.connect(
                     self._broker.host,
                     self._broker.port,
@@ -143,7 +144,7 @@ class Connection:
                     **self._connect_options(),
                 )
                 self._serve(client)
-            except OSError as exc:  # refused, unreachable, unknown host, TLS failure
+            except (OSError, ConfigError) as exc:  # refused, unreachable, unknown host, TLS failure, a file gone
                 self._report_down(str(exc))
             if self.connected.is_set():
                 attempt = 0
