@@ -1,4 +1,4 @@
-"""When a batch is full: by ticks, by messages, or by the age of its first message."""
+"""When a batch is full: by ticks, by messages, by bytes, or by the age of its first message."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,10 +16,12 @@ class Batch:
     blocks: list[Block] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
     ticks: int = 0
+    bytes: int = 0
 
     def add(self, received: Received, content: Sequence[Block] | Rejection) -> None:
         """Takes in a message as it was decoded."""
         self.received.append(received)
+        self.bytes += len(received.message.payload)
         if isinstance(content, Rejection):
             self.rejections.append(content)
         else:
@@ -31,23 +33,17 @@ class Batch:
 class Cut:
     """The bounds of a batch.
 
-    `max_messages` is what the broker sends without an acknowledgement: once a batch holds as many, waiting for more
-    would wait for nothing.
+    `max_messages` is at most half of what the broker sends without an acknowledgement, so that the next batch arrives
+    while one is committed. `max_bytes` is of payloads: what bounds memory when messages are large.
     """
 
     max_ticks: int
     max_messages: int
+    max_bytes: int
     max_age_seconds: float
 
     def is_full(self, batch: Batch) -> bool:
         """Whether the batch should be written now, whatever its age."""
-        return batch.ticks >= self.max_ticks or len(batch.received) >= self.max_messages
-
-    def wait_seconds(self, batch: Batch, started: float, now: float) -> float:
-        """How long to wait for another message before the batch is written; 0 once it is due.
-
-        `started` is when its first message came. An empty batch is never due.
-        """
-        if self.is_full(batch):
-            return 0.0
-        return max(0.0, self.max_age_seconds - (now - started)) if batch.received else self.max_age_seconds
+        return (
+            batch.ticks >= self.max_ticks or len(batch.received) >= self.max_messages or batch.bytes >= self.max_bytes
+        )

@@ -1,7 +1,9 @@
 """Composition root of the ingest role."""
 
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Final, Protocol
 
 from prometheus_client import start_http_server
 
@@ -10,25 +12,46 @@ from cloud_ingest.errors import ConfigError
 from cloud_ingest.ingest.batcher import Cut
 from cloud_ingest.ingest.decode import Limits
 from cloud_ingest.ingest.metrics import IngestMetrics
+from cloud_ingest.ingest.mqtt5_source import Mqtt5Source
 from cloud_ingest.ingest.mqtt_source import MqttSource
 from cloud_ingest.ingest.pipeline import Pipeline
+from cloud_ingest.ingest.source import Source
 from cloud_ingest.store.batch import BatchWriter
 
+_MAX_BATCH_BYTES: Final = 64 * 1024 * 1024
 
-def run(config: Config, stop: threading.Event) -> int:
+
+class BrokerSource(Source, Protocol):
+    """A source that can say whether it is subscribed."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it is subscribed now."""
+
+
+def source_of(config: Config) -> BrokerSource:
+    """The source for the protocol that the broker speaks.
+
+    Raises ConfigError where a password or certificate file can't be read.
+    """
+    return Mqtt5Source(config) if config.broker.protocol == 5 else MqttSource(config)  # noqa: PLR2004 - its name
+
+
+def run(config: Config, stop: threading.Event, make_source: Callable[[Config], BrokerSource] = source_of) -> int:
     """Ingests until `stop` is set; returns the exit code.
 
     Raises ConfigError or SchemaNotReady. A broker or a database that is away is waited for.
     """
     metrics = IngestMetrics()
-    source = MqttSource(config)
+    source = make_source(config)
     metrics.broker_up.set_function(lambda: float(source.is_connected))
     pipeline = Pipeline(
         source,
         BatchWriter(config.database_url.get_secret_value()),
         cut=Cut(
             max_ticks=config.ingest.batch_rows,
-            max_messages=config.ingest.receive_maximum,
+            max_messages=max(1, config.ingest.receive_maximum // 2),
+            max_bytes=_MAX_BATCH_BYTES,
             max_age_seconds=config.ingest.batch_age_ms / 1000,
         ),
         limits=Limits(

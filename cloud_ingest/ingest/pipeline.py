@@ -1,10 +1,11 @@
-"""Receive, decode, batch, commit, acknowledge: one thread, in that order, for ever."""
+"""Receive, decode and batch in one thread; commit and acknowledge in another, a batch behind."""
 
 import logging
 import random
 import threading
 import time
-from typing import Final
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Final, NamedTuple
 
 from cloud_ingest.commit_ack import commit_ack
 from cloud_ingest.errors import DataRejected, StoreUnavailable
@@ -17,12 +18,23 @@ from cloud_ingest.store.batch import BatchWriter, Block, Outcome
 from cloud_ingest.store.rejected import Rejection
 
 _IDLE_SECONDS: Final = 0.5  # how soon a stop is noticed
+_COMMIT_CHECK_SECONDS: Final = 0.01  # how soon the end of a commit is noticed
 _FIRST_RETRY_SECONDS: Final = 0.1
 _LONGEST_RETRY_SECONDS: Final = 5.0
 _LEAVE_SECONDS: Final = 5.0
+_DRAIN_SECONDS: Final = 10.0
+_QUIET_SECONDS: Final = 0.2  # without a message for so long, the broker has no more for who has unsubscribed
 _REJECTION_LOG_SECONDS: Final = 10.0
 
 log = logging.getLogger(__name__)
+
+
+class _Committed(NamedTuple):
+    """A batch that was committed, and how long that took."""
+
+    batch: Batch
+    outcomes: list[Outcome]
+    seconds: float
 
 
 class Pipeline:
@@ -31,6 +43,9 @@ class Pipeline:
     A message is acknowledged to the broker, and its ticks to the edge, only after the transaction that stored or
     parked them has committed. While the database is away nothing is acknowledged, and the broker stops sending at its
     receive maximum.
+
+    While one batch is committed, the next is received and decoded: what the two threads share is the batch that one
+    hands the other, and its outcome. The committing thread has the writer and the retries; the other has the rest.
     """
 
     def __init__(
@@ -49,61 +64,107 @@ class Pipeline:
         self._limits = limits
         self._acks = AckSchedule(ack_interval)
         self._metrics = metrics
-        self._database_down = False
+        self._at_work: Future[_Committed | None] | None = None
+        self._database_down = False  # the committing thread's
         self._unlogged: dict[str, int] = {}
         self._rejections_logged = -_REJECTION_LOG_SECONDS
 
     def run(self, stop: threading.Event) -> None:
         """Works until `stop` is set, then takes no more, writes what came and leaves.
 
-        Raises SchemaNotReady where the database has not the schema of this version.
+        Raises SchemaNotReady where the database has not the schema of this version; `stop` is then set.
         """
         self._source.start()
         try:
-            while not stop.is_set():
-                self._work(stop)
-            self._source.leave(_LEAVE_SECONDS)
-            while (batch := self._gather(stop)).received and self._commit(batch, stop):
-                pass
-            self._tell(float("inf"))
+            with ThreadPoolExecutor(1, "commit") as committer:
+                self._work(committer, stop)
         finally:
             self._source.close()
             self._writer.close()
 
-    def _work(self, stop: threading.Event) -> None:
-        batch = self._gather(stop)
-        if batch.received:
-            self._commit(batch, stop)
-        self._tell(time.monotonic())
+    def _work(self, committer: ThreadPoolExecutor, stop: threading.Event) -> None:
+        try:
+            while not stop.is_set():
+                self._hand_over(self._gather(stop), committer, stop)
+            self._finish_commit()
+            self._drain(committer, stop)
+            self._tell(float("inf"))
+        except BaseException:
+            stop.set()  # so that a commit that waits for the database gives up
+            raise
 
     def _gather(self, stop: threading.Event) -> Batch:
-        """A batch that is due, or an empty one when nothing came for a while or an ack is due.
+        """A batch that is due, or at a stop what has come.
 
-        Once stopping, what is there and nothing more.
+        While a commit is at work a batch may grow older than it should: it could not be written yet.
         """
         batch = Batch()
-        started = time.monotonic()
-        ack_wait = self._acks.wait_seconds(started)
-        wait = _IDLE_SECONDS if ack_wait is None else min(_IDLE_SECONDS, ack_wait)
-        while True:
-            arrived = self._source.receive(
-                self._cut.max_messages - len(batch.received), 0.0 if stop.is_set() else min(wait, _IDLE_SECONDS)
-            )
+        due = float("inf")
+        while not stop.is_set():
             now = time.monotonic()
-            if not batch.received:
-                if not arrived:
-                    return batch
-                started = now
-            now_ms = time.time_ns() // 1_000_000
-            for received in arrived:
-                batch.add(received, decode(received.message, self._limits, now_ms))
-            self._metrics.messages.inc(len(arrived))
-            wait = self._cut.wait_seconds(batch, started, now)
-            if wait <= 0 or (stop.is_set() and not arrived):
+            self._look_after_commit(now)
+            full = self._cut.is_full(batch)
+            if self._at_work is None and (full or now >= due):
                 return batch
+            if self._at_work is not None and full:
+                wait([self._at_work], _COMMIT_CHECK_SECONDS)
+            elif self._receive_into(batch, self._wait_seconds(now, due)) and due == float("inf"):
+                due = time.monotonic() + self._cut.max_age_seconds
+        return batch
 
-    def _commit(self, batch: Batch, stop: threading.Event) -> bool:
-        """Writes the batch, however long the database is away; False where `stop` came first and nothing is known.
+    def _wait_seconds(self, now: float, due: float) -> float:
+        """How long nothing needs to be done unless a message comes."""
+        if self._at_work is not None:
+            return _COMMIT_CHECK_SECONDS
+        ack_wait = self._acks.wait_seconds(now)
+        return max(0.0, min(_IDLE_SECONDS, due - now, _IDLE_SECONDS if ack_wait is None else ack_wait))
+
+    def _receive_into(self, batch: Batch, timeout: float) -> bool:
+        """Whether anything came."""
+        arrived = self._source.receive(self._cut.max_messages - len(batch.received), timeout)
+        now_ms = time.time_ns() // 1_000_000
+        for received in arrived:
+            batch.add(received, decode(received.message, self._limits, now_ms))
+        self._metrics.messages.inc(len(arrived))
+        return bool(arrived)
+
+    def _hand_over(self, batch: Batch, committer: ThreadPoolExecutor, stop: threading.Event) -> None:
+        """Begins to commit the batch once the one before is committed."""
+        self._finish_commit()
+        if batch.received:
+            self._at_work = committer.submit(self._commit, batch, stop)
+
+    def _look_after_commit(self, now: float) -> None:
+        """Counts a commit that has ended, and tells who is to be told by now."""
+        if self._at_work is not None and self._at_work.done():
+            self._finish_commit()
+        self._tell(now)
+
+    def _finish_commit(self) -> None:
+        """Waits for the commit that is at work, if there is one; raises what it raised."""
+        if self._at_work is None:
+            return
+        future, self._at_work = self._at_work, None
+        if (committed := future.result()) is not None:
+            for outcome in committed.outcomes:
+                self._acks.add(outcome.settlements)
+            self._count(committed)
+
+    def _drain(self, committer: ThreadPoolExecutor, stop: threading.Event) -> None:
+        """Takes no more, and writes what the broker had already given to us."""
+        self._source.leave(_LEAVE_SECONDS)
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while time.monotonic() < deadline:
+            batch = Batch()
+            while not self._cut.is_full(batch) and self._receive_into(batch, _QUIET_SECONDS):
+                pass
+            if not batch.received:
+                return
+            self._hand_over(batch, committer, stop)
+            self._finish_commit()
+
+    def _commit(self, batch: Batch, stop: threading.Event) -> _Committed | None:
+        """Writes the batch, however long the database is away; None where `stop` came first and nothing is known.
 
         Once stopping, one attempt is made: what is not written is not acknowledged, and its edge will send it again.
         """
@@ -115,15 +176,12 @@ class Pipeline:
             except StoreUnavailable as exc:
                 self._report_database(exc)
                 if stop.wait(random.uniform(retry / 2, retry)):  # noqa: S311 - not a secret
-                    return False
+                    return None
                 retry = min(2 * retry, _LONGEST_RETRY_SECONDS)
                 continue
             self._report_database(None)
             self._source.acknowledge(batch.received)
-            for outcome in outcomes:
-                self._acks.add(outcome.settlements)
-            self._count(batch, outcomes, time.monotonic() - started)
-            return True
+            return _Committed(batch, outcomes, time.monotonic() - started)
 
     def _write(self, blocks: list[Block], rejections: list[Rejection]) -> list[Outcome]:
         """Writes all of it, cutting in halves until what the database refuses stands alone, and parking that."""
@@ -144,7 +202,8 @@ class Pipeline:
             topic, encoded = commit_ack(settlement)
             self._source.publish(topic, encoded.payload, encoded.content_type)
 
-    def _count(self, batch: Batch, outcomes: list[Outcome], seconds: float) -> None:
+    def _count(self, committed: _Committed) -> None:
+        batch, outcomes, seconds = committed
         metrics = self._metrics
         metrics.commit_seconds.observe(seconds)
         metrics.batch_ticks.observe(batch.ticks)

@@ -17,6 +17,7 @@ from harness.postgres import Server
 from harness.wait import until
 
 from cloud_ingest import config
+from cloud_ingest.errors import SchemaMissing
 from cloud_ingest.ingest import main
 from cloud_ingest.store.migrate import migrate
 from telemetry_contract.codec import encode
@@ -30,8 +31,11 @@ def now_ms() -> int:
 
 
 @contextmanager
-def ingesting(database_url: str, broker: Mosquitto, **environ: str) -> Iterator[None]:
-    """The role at work in a thread, until the block ends; then it must stop cleanly."""
+def ingesting(database_url: str, broker: Mosquitto, **environ: str) -> Iterator[threading.Event]:
+    """The role at work in a thread, until the block ends; then it must stop cleanly.
+
+    Gives the event that stops it.
+    """
     settings = config.load(
         None,
         {
@@ -46,7 +50,7 @@ def ingesting(database_url: str, broker: Mosquitto, **environ: str) -> Iterator[
     thread = threading.Thread(target=lambda: codes.append(main.run(settings, stop)))
     thread.start()
     try:
-        yield
+        yield stop
     finally:
         stop.set()
         thread.join(20)
@@ -221,6 +225,62 @@ def test_clean_stop_writes_what_has_arrived(
                 device.send_tick(seq, now_ms() + seq, {"a": float(seq)})
         assert len(query(READINGS)) == 50
         device.wait_committed((1, 50))
+
+
+def test_clean_stop_writes_also_what_the_broker_holds_for_it(
+    migrated: str, broker: Mosquitto, query: Query, subscribed: Callable[[], None]
+) -> None:
+    with psycopg.connect(migrated) as blocker, Device(broker) as device:
+        blocker.execute("lock table telemetry.stream in exclusive mode")
+        with ingesting(migrated, broker, INGEST__RECEIVE_MAXIMUM="4") as stop:
+            subscribed()
+            for seq in range(1, 51):
+                device.send_tick(seq, now_ms() + seq, {"a": float(seq)})
+
+            def unblock() -> None:
+                stop.wait()
+                blocker.rollback()
+
+            threading.Thread(target=unblock).start()
+        assert query("select count(*) from telemetry.reading") == [(50,)]
+        device.wait_committed((1, 50))
+
+
+def test_stop_does_not_wait_for_a_database_that_is_away(
+    own_database_server: Server, broker: Mosquitto, caplog: pytest.LogCaptureFixture, subscribed: Callable[[], None]
+) -> None:
+    url = own_database_server.url()
+    migrate(url)
+    with ingesting(url, broker, INGEST__RECEIVE_MAXIMUM="4"), Device(broker) as device:
+        subscribed()
+        own_database_server.kill()
+        for seq in range(1, 21):
+            device.send_tick(seq, now_ms(), {"a": 1.0})
+        until(lambda: "database is away" in caplog.text, 15, "notice that the database is away")
+
+
+def test_database_without_the_schema_ends_the_role_with_the_reason(
+    database_url: str, broker: Mosquitto, subscribed: Callable[[], None]
+) -> None:
+    settings = config.load(
+        None,
+        {
+            "CLOUD_INGEST_DATABASE_URL": database_url,
+            "CLOUD_INGEST_BROKER__HOST": broker.host,
+            "CLOUD_INGEST_BROKER__PORT": str(broker.port),
+        },
+    )
+
+    def send() -> None:
+        subscribed()
+        with Device(broker) as device:
+            device.send_tick(1, now_ms(), {"a": 1.0})
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    with pytest.raises(SchemaMissing):
+        main.run(settings, threading.Event())
+    sending.join()
 
 
 def test_protocol_3_1_1_with_a_plain_subscription(
