@@ -19,7 +19,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +29,8 @@ import pytest
 from harness.ports import free_port
 from harness.processes import Process, is_gone
 from harness.wait import until
+
+from telemetry_bridge import leftovers
 
 PROGRAM = Path(sys.executable).with_name("telemetry-bridge")
 FIRST_READING_SECONDS = 20.0
@@ -43,6 +45,7 @@ class System:
     directory: Path
     process: Process
     port: int
+    seen: list[psutil.Process] = field(default_factory=list)
 
     def start(self) -> None:
         """Start it and wait until it says where to look."""
@@ -76,7 +79,9 @@ class System:
         named = {entry["name"]: psutil.Process(entry["pid"]) for entry in recorded}
         own = psutil.Process(pid)
         others = {f"{it.name()}-{it.pid}": it for it in own.children(recursive=True) if it not in named.values()}
-        return {"up": own, **named, **others}
+        family = {"up": own, **named, **others}
+        self.seen.extend(family.values())
+        return family
 
 
 class NewSystem:
@@ -98,9 +103,9 @@ class NewSystem:
         port = free_port()
         defaults = ["--data-dir", str(directory), "--port", str(port), "--broker-port", str(free_port())]
         command: list[str | Path] = [*prefix, programs / PROGRAM.name, "up", *defaults, *options]
-        process = Process(command, env, log=Path(f"{directory}.out"))
-        self._resources.callback(self._clear, System(directory, process, port))
-        return System(directory, process, port)
+        system = System(directory, Process(command, env, log=Path(f"{directory}.out")), port)
+        self._resources.callback(self._clear, system)
+        return system
 
     def directory(self) -> Path:
         parent = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="up-"))
@@ -109,19 +114,12 @@ class NewSystem:
     @staticmethod
     def _clear(system: System) -> None:
         """End what a failed test has left, whatever its state."""
-        family = (
-            []
-            if not (system.directory / "running.json").exists()
-            else json.loads((system.directory / "running.json").read_text())
-        )
+        with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):
+            system.seen.extend(it.process for it in leftovers.find(system.directory / "running.json"))
         system.process.close()
-        for entry in family:
-            try:
-                process = psutil.Process(entry["pid"])
-                if abs(process.create_time() - entry["started"]) < 1:
-                    process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        for process in system.seen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @pytest.fixture
@@ -379,16 +377,20 @@ def test_at_a_terminal_one_line_stays_current_until_ctrl_c(new_system: NewSystem
     system = new_system()
     command = [str(PROGRAM), "up", "--data-dir", str(system.directory), "--port", str(system.port)]
     master, slave = pty.openpty()
-    with subprocess.Popen(
-        command,
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0) and None,  # noqa: PLW1509 - no threads are running
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-    ) as process:
+    with (
+        subprocess.Popen(
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0) and None,  # noqa: PLW1509 - no threads are running
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        ) as process,
+        ExitStack() as resources,
+    ):
         os.close(slave)
+        resources.callback(process.kill)  # the guard ends the others
         shown = bytearray()
 
         def said(pattern: bytes) -> bool:
@@ -403,6 +405,8 @@ def test_at_a_terminal_one_line_stays_current_until_ctrl_c(new_system: NewSystem
         until(lambda: said(rb"(?s)\A.{%d}.*readings? of 1 device stored" % first), 20, "the line again")
         assert shown.count(b"\n") == lines_before, "rewritten, not repeated"
         family = system.family_of(process.pid)
+        in_foreground = {name for name, it in family.items() if os.getpgid(it.pid) == os.tcgetpgrp(master)}
+        assert in_foreground == {"up"}, "Ctrl-C reaches nobody else"
         os.write(master, b"\x03")
         until(lambda: said(rb"database  +ended") or process.poll() is not None, STOP_SECONDS, "the end")
         assert process.wait(STOP_SECONDS) == 0
