@@ -71,7 +71,7 @@ def make(tmp_path: Path, new_process: NewProcess) -> Callable[[int], Agent]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_well_when_told_to(broker: Mosquitto, make: Callable[[int], Agent], number: signal.Signals) -> None:
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         process = make(broker.port).start()
         cloud.wait_for(3)
         process.signal(number)
@@ -82,7 +82,7 @@ def test_it_ends_well_when_told_to(broker: Mosquitto, make: Callable[[int], Agen
 
 
 def test_a_kill_publishes_the_last_will(broker: Mosquitto, make: Callable[[int], Agent]) -> None:
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         process = make(broker.port).start()
         cloud.wait_for(1)
         process.kill()
@@ -101,7 +101,7 @@ def test_it_measures_without_a_broker_and_delivers_when_there_is_one(
     late = Mosquitto(tmp_path / "late", port)
     try:
         late.start()
-        with Committer(late) as cloud:
+        with Committer(late.host, late.port) as cloud:
             until(lambda: set(range(1, 21)) <= set(cloud.seqs), 30, "all of them in the cloud")
     finally:
         late.close()
@@ -112,7 +112,7 @@ def test_it_measures_without_a_broker_and_delivers_when_there_is_one(
 def test_no_kill_loses_a_committed_tick(broker: Mosquitto, make: Callable[[int], Agent]) -> None:
     edge = make(broker.port)
     luck = random.Random(1)  # noqa: S311 - not for secrets
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         for life in range(8):
             cloud.acknowledging = life % 3 > 0
             before = len(cloud.arrivals)
@@ -134,7 +134,7 @@ def test_no_kill_loses_a_committed_tick(broker: Mosquitto, make: Callable[[int],
 
 def test_once_delivers_one_tick_of_each_group(broker: Mosquitto, make: Callable[[int], Agent]) -> None:
     edge = make(broker.port)
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         process = edge.start("--once")
         assert process.wait(20) == 0
         assert cloud.seqs == [1]
@@ -163,7 +163,7 @@ def test_a_full_disk_keeps_readings_in_memory_until_it_takes_them(
     broker: Mosquitto, make: Callable[[int], Agent]
 ) -> None:
     edge = make(broker.port)
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         process = edge.start()
         cloud.wait_for(10)
         unlimited = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)

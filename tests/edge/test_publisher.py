@@ -2,6 +2,8 @@
 
 import json
 import logging
+import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,9 @@ import pytest
 from harness.broker import Mosquitto
 from harness.committer import Committer
 from harness.ports import free_port
+from harness.processes import NewProcess
 from harness.wait import until
+from paho.mqtt.enums import MQTTProtocolVersion
 
 from edge_agent.config import Config
 from edge_agent.outbox import Outbox
@@ -83,7 +87,7 @@ def edge(tmp_path: Path, broker: Mosquitto) -> Iterator[Edge]:
 
 @pytest.fixture
 def cloud(broker: Mosquitto) -> Iterator[Committer]:
-    with Committer(broker) as committer:
+    with Committer(broker.host, broker.port) as committer:
         yield committer
 
 
@@ -131,7 +135,7 @@ def test_after_an_outage_the_newest_comes_first_and_the_rest_in_bulk(edge: Edge,
     edge.measure(1_000)
     until(lambda: edge.depth == 1_000, 10, "the readings to be stored")
     broker.start()
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         edge.wait_delivered(40)
         first, *rest = cloud.arrivals
         assert first.seqs == [1_000]
@@ -153,7 +157,7 @@ def test_ticks_measured_during_the_drain_overtake_the_backlog(edge: Edge, broker
     edge.measure(100)
     until(lambda: edge.depth == 100, 10, "the readings to be stored")
     broker.start()
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         cloud.wait_for(20)
         edge.measure()
         edge.wait_delivered(60)
@@ -169,7 +173,7 @@ def test_ticks_of_different_collectors_travel_with_their_own_kind(edge: Edge, br
         edge.measure(values={"c": 3.0})
     until(lambda: edge.depth == 100, 10, "the readings to be stored")
     broker.start()
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         edge.wait_delivered()
         assert [list(arrival.message.values) for arrival in cloud.arrivals] == [["c"], ["a", "b"], ["a", "b"], ["c"]]
         assert sorted(cloud.seqs) == list(range(1, 101))
@@ -201,7 +205,7 @@ def test_what_is_not_confirmed_in_time_is_sent_again(edge: Edge, cloud: Committe
 
 
 def test_a_broker_that_is_killed_loses_nothing(edge: Edge, broker: Mosquitto) -> None:
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         cloud.acknowledging = False
         edge.start()
         edge.measure(40)
@@ -209,20 +213,20 @@ def test_a_broker_that_is_killed_loses_nothing(edge: Edge, broker: Mosquitto) ->
     broker.kill()
     edge.measure(10)
     broker.start()
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         edge.wait_delivered(40)
         assert set(cloud.seqs) == set(range(1, 51))
 
 
 def test_a_restarted_agent_goes_on_where_it_stopped(edge: Edge, broker: Mosquitto) -> None:
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         cloud.acknowledging = False
         edge.start()
         edge.measure(3)
         until(lambda: set(cloud.seqs) == {1, 2, 3}, 10, "all ticks")
         [stream] = {arrival.message.stream for arrival in cloud.arrivals}
         edge.stop()
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         edge.start()
         edge.measure()
         edge.wait_delivered()
@@ -308,7 +312,7 @@ def test_the_status_is_retained_for_those_who_come_later(edge: Edge, broker: Mos
     edge.start()
     until(lambda: _retained(broker), 10, "a retained status")
     edge.stop()
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         until(lambda: cloud.statuses, 10, "the retained status")
         [(status, retained)] = cloud.statuses
         assert retained
@@ -316,7 +320,7 @@ def test_the_status_is_retained_for_those_who_come_later(edge: Edge, broker: Mos
 
 
 def _retained(broker: Mosquitto) -> bool:
-    with Committer(broker) as cloud:
+    with Committer(broker.host, broker.port) as cloud:
         deadline = time.monotonic() + 0.3
         while time.monotonic() < deadline and not cloud.statuses:
             time.sleep(0.01)
@@ -392,6 +396,29 @@ def test_messages_are_made_to_fit_the_broker_and_a_tick_that_never_fits_holds_up
         assert caplog.text.count("connected to the broker") == 1
     finally:
         small.close()
+
+
+def test_the_broker_in_pure_python_will_do(edge: Edge, tmp_path: Path, new_process: NewProcess) -> None:
+    port = free_port()
+    config = tmp_path / "amqtt.yaml"
+    config.write_text(
+        f"listeners: {{default: {{type: tcp, bind: '127.0.0.1:{port}'}}}}\n"
+        "plugins: {amqtt.plugins.authentication.AnonymousAuthPlugin: {allow_anonymous: true}}\n"
+    )
+    edge.port = port
+    edge.broker = {"protocol": "3.1.1"}
+    edge.start()
+    edge.measure(1_000)
+    new_process([Path(sys.executable).with_name("amqtt"), "-c", config]).start()
+    until(lambda: _accepts(port), 20, "amqtt")
+    with Committer("127.0.0.1", port, protocol=MQTTProtocolVersion.MQTTv311) as cloud:
+        edge.wait_delivered(60)
+        assert set(cloud.seqs) == set(range(1, 1_001))
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_topic_that_is_forbidden_is_said_and_costs_nothing(

@@ -10,7 +10,6 @@ from uuid import UUID
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from harness.broker import Mosquitto
 from harness.wait import until
 from telemetry_contract.codec import decode_samples, decode_status, encode
 from telemetry_contract.payload import VERSION, Backlog, CommitAck, Status, Tick
@@ -33,21 +32,21 @@ class Arrival:
 class Committer:
     """Subscribes like an ingester. With `acknowledging` it commits what it gets, and says so after each message."""
 
-    def __init__(self, broker: Mosquitto, *, protocol: int = MQTTProtocolVersion.MQTTv5) -> None:
+    def __init__(self, host: str, port: int, *, protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5) -> None:
         self.acknowledging = True
         self.arrivals: list[Arrival] = []
         self.statuses: list[tuple[Status, bool]] = []
         self.committed: dict[UUID, set[int]] = defaultdict(set)
-        self._broker = broker
+        self._address = host, port
         self._subscribed = threading.Event()
-        self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion(protocol))
+        self._client = Client(CallbackAPIVersion.VERSION2, protocol=protocol)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_message = self._on_message
         self._client.reconnect_delay_set(1, 1)
 
     def __enter__(self) -> Self:
-        self._client.connect(self._broker.host, self._broker.port)
+        self._client.connect(*self._address)
         self._client.loop_start()
         until(self._subscribed.is_set, 10, "the subscription")
         return self
