@@ -28,9 +28,10 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         for number in _SIGNALS:
-            # What our starter had us ignore (nohup does so with SIGHUP) stays ignored.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._received)
+            ignored = signal.getsignal(number) is signal.SIG_IGN
+            if number is signal.SIGHUP and ignored:
+                continue  # nohup: the end of the terminal is to end nothing
+            self._previous[number] = signal.signal(number, self._received)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -23,8 +23,7 @@ def test_the_first_signal_asks_and_the_second_insists(number: signal.Signals) ->
     assert signal.getsignal(number) is before
 
 
-def test_a_signal_that_the_starter_had_ignored_stays_ignored() -> None:
-    """As with nohup."""
+def test_with_nohup_the_end_of_the_terminal_ends_nothing() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopRequest() as stop:
