@@ -5,13 +5,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 from harness.broker import Mosquitto
+from harness.cloud import at_work, environment
 from harness.device import Device
 from harness.postgres import Server
 from harness.wait import until
@@ -30,31 +31,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@contextmanager
-def ingesting(database_url: str, broker: Mosquitto, **environ: str) -> Iterator[threading.Event]:
-    """The role at work in a thread, until the block ends; then it must stop cleanly.
-
-    Gives the event that stops it.
-    """
-    settings = config.load(
-        None,
-        {
-            "CLOUD_INGEST_DATABASE_URL": database_url,
-            "CLOUD_INGEST_BROKER__HOST": broker.host,
-            "CLOUD_INGEST_BROKER__PORT": str(broker.port),
-            **{f"CLOUD_INGEST_{name}": value for name, value in environ.items()},
-        },
-    )
-    stop = threading.Event()
-    codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(main.run(settings, stop)))
-    thread.start()
-    try:
-        yield stop
-    finally:
-        stop.set()
-        thread.join(20)
-    assert codes == [0]
+ingesting = partial(at_work, main.run)
 
 
 @pytest.fixture
@@ -262,14 +239,7 @@ def test_stop_does_not_wait_for_a_database_that_is_away(
 def test_database_without_the_schema_ends_the_role_with_the_reason(
     database_url: str, broker: Mosquitto, subscribed: Callable[[], None]
 ) -> None:
-    settings = config.load(
-        None,
-        {
-            "CLOUD_INGEST_DATABASE_URL": database_url,
-            "CLOUD_INGEST_BROKER__HOST": broker.host,
-            "CLOUD_INGEST_BROKER__PORT": str(broker.port),
-        },
-    )
+    settings = config.load(None, environment(broker, database_url, {}))
 
     def send() -> None:
         subscribed()

@@ -1,19 +1,18 @@
 """The worker role: statuses, births answered, partitions ahead, and retention."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from uuid import uuid4
 
 import numpy as np
 import pytest
 from harness.broker import Mosquitto
+from harness.cloud import at_work
 from harness.device import Device
 from harness.wait import until
 
-from cloud_ingest import config
 from cloud_ingest.config import Retention
 from cloud_ingest.message import Message
 from cloud_ingest.store.batch import BatchWriter, Block
@@ -40,26 +39,7 @@ def connection(migrated: str) -> Iterator[Connection]:
         yield connection
 
 
-@contextmanager
-def working(database_url: str, broker: Mosquitto) -> Iterator[None]:
-    settings = config.load(
-        None,
-        {
-            "CLOUD_INGEST_DATABASE_URL": database_url,
-            "CLOUD_INGEST_BROKER__HOST": broker.host,
-            "CLOUD_INGEST_BROKER__PORT": str(broker.port),
-        },
-    )
-    stop = threading.Event()
-    codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(main.run(settings, stop)))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(20)
-    assert codes == [0]
+working = partial(at_work, main.run)
 
 
 def write(database_url: str, device: Device, seqs: list[int], times_ms: list[int]) -> None:
