@@ -22,15 +22,15 @@ def role(name: str, directory: Path, broker: Mosquitto, database_url: str, **set
 @contextmanager
 def at_work(
     run: Callable[[config.Config, threading.Event], int], database_url: str, broker: Mosquitto, **settings: str
-) -> Iterator[None]:
-    """A role's `run` in a thread until the block ends; then it must stop cleanly."""
+) -> Iterator[threading.Event]:
+    """A role's `run` in a thread until the block ends; then it must stop cleanly. Gives the event that stops it."""
     loaded = config.load(None, environment(broker, database_url, settings))
     stop = threading.Event()
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(run(loaded, stop)))
     thread.start()
     try:
-        yield
+        yield stop
     finally:
         stop.set()
         thread.join(20)
