@@ -4,10 +4,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 from harness.processes import Process
 from harness.wait import until
 
@@ -54,6 +55,14 @@ if len(sys.argv) > 2:
 else:
     signal.pause()
 """
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_by_a_failure(tmp_path: Path) -> Iterator[None]:
+    yield
+    for it in leftovers.find(tmp_path / "running.json"):
+        if it.process.pid != os.getpid():
+            it.process.kill()
 
 
 def recorded(directory: Path) -> list[psutil.Process]:
