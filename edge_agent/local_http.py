@@ -27,6 +27,8 @@ from edge_agent.errors import ConfigError
 MAX_CONNECTIONS: Final = 8
 MAX_HEAD_BYTES: Final = 16_384
 DEADLINE_SECONDS: Final = 10.0
+_HEAR_OUT_SECONDS: Final = 1.0
+_HEAR_OUT_BYTES: Final = 262_144
 _BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
@@ -171,6 +173,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.settimeout(self.server.bounds.deadline_seconds)
         self._unread = self.rfile
         self.rfile = cast("Any", _Head(self._unread, MAX_HEAD_BYTES))
+        self._heard_out = False
+
+    def finish(self) -> None:
+        """Hear out, within reason, who was refused while sending: else it is cut off and never sees the answer."""
+        super().finish()
+        if not self._heard_out:
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(_HEAR_OUT_SECONDS)
+            left = _HEAR_OUT_BYTES
+            while left > 0 and (piece := self.connection.recv(min(left, MAX_HEAD_BYTES))):
+                left -= len(piece)
 
     def do_GET(self) -> None:
         """And what else there is to answer."""
@@ -216,23 +229,18 @@ class _Handler(BaseHTTPRequestHandler):
         if text is None:
             if self.command == "POST":
                 raise _Refused(HTTPStatus.LENGTH_REQUIRED, "a body must come with a Content-Length")
+            self._heard_out = True
             return b""
         if not (text.isascii() and text.isdigit()) or len(text) > 18:  # noqa: PLR2004 - digits of a 64 bit number
             raise _Refused(HTTPStatus.BAD_REQUEST, "Content-Length must be a number")
         length = int(text)
         if length > limit:
-            self._discard(length)
             raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body may have {limit} bytes, this one has {length}")
         body = self._unread.read(length)
+        self._heard_out = True
         if len(body) < length:
             raise _Refused(HTTPStatus.BAD_REQUEST, f"the body ended after {len(body)} of {length} bytes")
         return _decoded(body, self.headers.get("Content-Encoding", "identity").lower(), limit)
-
-    def _discard(self, length: int) -> None:
-        """Read what nobody wants, within reason: who is cut off while sending never sees the answer."""
-        left = min(length, 16 * MAX_HEAD_BYTES)
-        while left > 0 and (piece := self._unread.read(min(left, MAX_HEAD_BYTES))):
-            left -= len(piece)
 
     def _send(self, response: Response) -> None:
         content = response.body.encode()
