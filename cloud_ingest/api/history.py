@@ -13,9 +13,13 @@ from cloud_ingest.api.parameters import Devices, Metric, Parameters, Site, Time,
 from cloud_ingest.api.problems import InvalidParameter
 from cloud_ingest.api.times import TimeSpec, format_duration, parse_duration, resolve
 from cloud_ingest.errors import DataRejected
+from cloud_ingest.store.columns import Columns
 from cloud_ingest.store.database import Connection
-from cloud_ingest.store.history import Aggregate, Series, Window, buckets, find_series, raw_points
+from cloud_ingest.store.history import RATE_LOOKBACK_MS, Aggregate, Series, Window, buckets, find_series, raw_points
 from cloud_ingest.store.pool import ReadPool
+from cloud_ingest.store.rollup.state import TierState, read_state, to_ms
+from cloud_ingest.store.tier_choice import Choice, Part, choose_tier, parts_of
+from cloud_ingest.store.tiers import Tier
 from telemetry_contract.errors import InvalidSeriesKey
 from telemetry_contract.metrics import MetricKind, kind_of
 from telemetry_contract.series import SeriesKey
@@ -47,8 +51,12 @@ class HistorySeries(BaseModel):
 class History(BaseModel):
     """The readings of series over time."""
 
-    tier: Literal["raw"] = Field(description="What the values were made from.")
-    step_seconds: int | None
+    tier: Literal["raw", "5m", "1h", "1d"] = Field(
+        description="What the values were made from: readings as they came, or rollups of that length."
+    )
+    step_seconds: int | None = Field(
+        description="The length of a bucket; longer than was asked for where only rollups of the time are kept."
+    )
     series: list[HistorySeries] = Field(description="Those that have readings in this time, by device and labels.")
 
 
@@ -70,7 +78,10 @@ class HistoryQuery(Parameters):
         timedelta | None,
         PlainValidator(_duration),
         WithJsonSchema({"type": "string", "examples": ["60", "5m", "1h"]}),
-        Field(description="The length of a bucket; without it, every reading. Buckets begin at multiples of it."),
+        Field(
+            description="The length of a bucket; without it, every reading, or what is kept of it. Buckets begin at"
+            " multiples of it."
+        ),
     ] = None
     aggregate: Annotated[
         Aggregate | None, Field(description="What a bucket shows; default: mean. `rate` is for counters alone.")
@@ -111,10 +122,20 @@ def router(pool: ReadPool) -> APIRouter:
             )
             if len(series) > MAX_SERIES:
                 raise InvalidParameter("metric", f"has more than {MAX_SERIES} series: name a device, site or label")
-            found = _read(connection, query, series, window, now)
+            state = read_state(connection)
+            choice = _choose(query, state, window)
+            if choice.step_ms is None:
+                found = shapes.raw(_points(connection, series, window))
+            else:
+                aggregate = query.aggregate or Aggregate.MEAN
+                grid = _grid(window, timedelta(milliseconds=choice.step_ms), len(series))
+                parts = _parts(state, choice.tier, grid, aggregate)
+                found = shapes.bucketed(
+                    _buckets(connection, series, grid, aggregate, parts), grid, aggregate, to_ms(now)
+                )
         answer = {
-            "tier": "raw",
-            "step_seconds": None if query.step is None else int(query.step.total_seconds()),
+            "tier": choice.tier.name,
+            "step_seconds": None if choice.step_ms is None else choice.step_ms // 1000,
             "series": [_series(series[shape.index], shape) for shape in found],
         }
         return json_answer(request, answer)
@@ -122,23 +143,40 @@ def router(pool: ReadPool) -> APIRouter:
     return routes
 
 
-def _read(
-    connection: Connection, query: HistoryQuery, series: list[Series], window: Window, now: datetime
-) -> list[shapes.Shape]:
-    if query.step is None:
-        points = raw_points(connection, series, window, MAX_POINTS + 1)
-        if len(points["series"]) > MAX_POINTS:
-            raise _too_many("without a step", window, len(series))
-        return list(shapes.raw(points))
-    grid = shapes.Grid.around(window, query.step)
-    if grid.count * len(series) > MAX_POINTS or grid.count > MAX_POINTS:
-        raise _too_many(f"with {grid.count} steps and {len(series)} series", window, len(series))
-    aggregate = query.aggregate or Aggregate.MEAN
+def _choose(query: HistoryQuery, state: TierState, window: Window) -> Choice:
+    step_ms = None if query.step is None else query.step // timedelta(milliseconds=1)
+    # Of readings a rate is exact, and of rollups the better the shorter they are
+    finest = query.aggregate is Aggregate.RATE
+    return choose_tier(state, to_ms(window.start), to_ms(window.end), step_ms, finest=finest)
+
+
+def _points(connection: Connection, series: list[Series], window: Window) -> Columns:
+    points = raw_points(connection, series, window, MAX_POINTS + 1)
+    if len(points["series"]) > MAX_POINTS:
+        raise _too_many("without a step", window, len(series))
+    return points
+
+
+def _grid(window: Window, step: timedelta, series: int) -> shapes.Grid:
+    grid = shapes.Grid.around(window, step)
+    if grid.count * max(series, 1) > MAX_POINTS:
+        raise _too_many(f"with {grid.count} steps and {series} series", window, series)
+    return grid
+
+
+def _parts(state: TierState, tier: Tier, grid: shapes.Grid, aggregate: Aggregate) -> list[Part]:
+    before = max(grid.step_ms, RATE_LOOKBACK_MS) if aggregate is Aggregate.RATE else 0
+    return parts_of(state, tier, grid.start_ms - before, grid.start_ms + grid.step_ms * grid.count)
+
+
+def _buckets(
+    connection: Connection, series: list[Series], grid: shapes.Grid, aggregate: Aggregate, parts: list[Part]
+) -> Columns:
+    step = timedelta(milliseconds=grid.step_ms)
     try:
-        columns = buckets(connection, series, grid.window, query.step, aggregate)
+        return buckets(connection, series, parts, start=grid.window.start, step=step, aggregate=aggregate)
     except DataRejected as exc:
         raise InvalidParameter("aggregate", f"can't be made of these values: {exc}") from exc
-    return list(shapes.bucketed(columns, grid, aggregate, int(now.timestamp() * 1000)))
 
 
 def _window(query: HistoryQuery, now: datetime) -> Window:

@@ -1,4 +1,4 @@
-"""The readings of series over time, raw or in buckets.
+"""The readings of series over time, raw or in buckets, from whatever tier.
 
 A series of a device lies at one position of each layout that holds its key. All reads here go through the index
 (device, layout, time), bounded in time on both sides, so that only the chunks of that time are visited.
@@ -10,14 +10,19 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from cloud_ingest.errors import DataRejected
 from cloud_ingest.store.columns import Columns, fetch_columns
 from cloud_ingest.store.database import Connection
+from cloud_ingest.store.rollup.state import from_ms
+from cloud_ingest.store.tier_choice import Part
+from cloud_ingest.store.tiers import RAW
 
 # How far before its window a rate looks for the reading that its first difference starts from.
-_RATE_LOOKBACK: Final = timedelta(minutes=5)
+RATE_LOOKBACK_MS: Final = 5 * 60_000
 
 
 class Aggregate(StrEnum):
@@ -113,24 +118,29 @@ def raw_points(connection: Connection, series: Sequence[Series], window: Window,
 
 
 def buckets(
-    connection: Connection, series: Sequence[Series], window: Window, step: timedelta, aggregate: Aggregate
+    connection: Connection,
+    series: Sequence[Series],
+    parts: Sequence[Part],
+    *,
+    start: datetime,
+    step: timedelta,
+    aggregate: Aggregate,
 ) -> Columns:
-    """The buckets that hold readings, in no order; a bucket starts at a multiple of `step` since the epoch.
+    """The buckets from `start` on that hold readings, in no order; each begins at a multiple of `step` since the epoch.
 
+    They are made of `parts`, which must not overlap, and whose rollups must fit into the buckets. The parts of a rate
+    begin before `start`: a step, or RATE_LOOKBACK_MS if that is longer.
     `series` (index), `time` (ms, its start), `readings` and `observed` (those with a value), `first` and `last` (ms,
     times of its readings) and `value` (NaN where there is none). Raises DataRejected where a sum overflows.
     """
     query = _RATE if aggregate is Aggregate.RATE else _BUCKETS
-    return fetch_columns(
+    columns = fetch_columns(
         connection,
-        query.format(wanted=_WANTED, value=_AGGREGATES[aggregate]),
-        {
-            **_places(series),
-            "start": window.start,
-            "end": window.end,
-            "step": step,
-            "from": window.start - max(step, _RATE_LOOKBACK),
-        },
+        query.format(
+            parts=sql.SQL(" union all ").join([_part(part, aggregate) for part in parts or [Part(RAW, 0, 0)]]),
+            value=_AGGREGATES[aggregate],
+        ),
+        {**_places(series), "start": start, "step": step},
         [
             ("series", "int4"),
             ("time", "timestamptz"),
@@ -141,6 +151,9 @@ def buckets(
             ("value", "float8"),
         ],
     )
+    if np.isinf(columns["value"]).any():  # of a sum in a rollup
+        raise DataRejected("value out of range: overflow")
+    return columns
 
 
 _WANTED: Final = sql.SQL(
@@ -149,50 +162,84 @@ _WANTED: Final = sql.SQL(
 )
 
 _AGGREGATES: Final = {
-    Aggregate.MEAN: sql.SQL("avg(value)"),
-    Aggregate.MIN: sql.SQL("min(value)"),
-    Aggregate.MAX: sql.SQL("max(value)"),
-    Aggregate.SUM: sql.SQL("sum(value)"),
-    Aggregate.COUNT: sql.SQL("count(value)::float8"),
-    Aggregate.LAST: sql.SQL("(array_agg(value order by time desc) filter (where value is not null))[1]"),
+    Aggregate.MEAN: sql.SQL("sum(sum) / nullif(sum(observed), 0)"),
+    Aggregate.MIN: sql.SQL("min(min)"),
+    Aggregate.MAX: sql.SQL("max(max)"),
+    Aggregate.SUM: sql.SQL("sum(sum)"),
+    Aggregate.COUNT: sql.SQL("sum(observed)::float8"),
+    Aggregate.LAST: sql.SQL(
+        "(array_agg(newest order by newest_time desc, newest desc) filter (where observed > 0))[1]"
+    ),
     # All increases over all the time in which they happened: a gap weighs as long as it was.
     Aggregate.RATE: sql.SQL("sum(increase) / nullif(extract(epoch from sum(elapsed)), 0)::float8"),
 }
 
 _BUCKETS: Final = sql.SQL(
-    "select series, date_bin(%(step)s, time, 'epoch'), count(*), count(value), min(time), max(time),"
-    "  coalesce({value}, 'NaN')"
-    " from ("
-    "  select wanted.series, reading.time, nullif(reading.samples[wanted.position], 'NaN') as value"
-    "  from {wanted} cross join lateral ("
-    "   select time, samples from telemetry.reading"
-    "   where reading.device_id = wanted.device_id and reading.layout_id = wanted.layout_id"
-    "    and reading.time >= %(start)s and reading.time < %(end)s) as reading"
-    " ) as point"
+    "select series, date_bin(%(step)s, time, 'epoch'), sum(readings)::int8, sum(observed)::int8,"
+    "  min(first), max(last), coalesce({value}, 'NaN')"
+    " from ({parts}) as part"
     " group by 1, 2"
 )
 
-# A counter that went down was reset and has counted up from zero since.
+# A counter that went down was reset and has counted up from zero since. Within a rollup that shows where its smallest
+# value is less than what came before it, or its last one less than its largest; of several resets one is counted.
 _RATE: Final = sql.SQL(
-    "select series, date_bin(%(step)s, time, 'epoch'), count(*), count(*), min(time), max(time),"
-    "  coalesce({value}, 'NaN')"
+    "select series, date_bin(%(step)s, time, 'epoch'), sum(readings)::int8, sum(observed)::int8,"
+    "  min(first), max(last), coalesce({value}, 'NaN')"
     " from ("
-    "  select series, time, time - lag(time) over earlier as elapsed,"
-    "   case when value >= lag(value) over earlier then value - lag(value) over earlier"
-    "    when lag(value) over earlier is not null then value end as increase"
-    "  from ("
-    "   select wanted.series, reading.time, reading.samples[wanted.position] as value"
-    "   from {wanted} cross join lateral ("
-    "    select time, samples from telemetry.reading"
-    "    where reading.device_id = wanted.device_id and reading.layout_id = wanted.layout_id"
-    "     and reading.time >= %(from)s and reading.time < %(end)s) as reading"
-    "   where reading.samples[wanted.position] <> 'NaN'"
-    "  ) as point"
+    "  select *, newest_time - lag(newest_time) over earlier as elapsed,"
+    "   case when lag(newest) over earlier is null then null"
+    "    when min >= lag(newest) over earlier and max <= newest then newest - lag(newest) over earlier"
+    "    when max > newest then newest + greatest(max - lag(newest) over earlier, 0)"
+    "    else newest end as increase"
+    "  from ({parts}) as part"
+    "  where observed > 0"
     "  window earlier as (partition by series order by time)"
     " ) as step"
     " where time >= %(start)s"
     " group by 1, 2"
 )
+
+# Readings as rollups of one: `sum`, `min`, `max`, `newest` are null, or mean nothing, where nothing is observed.
+_READINGS: Final = sql.SQL(
+    "select series, time, 1 as readings, (value is not null)::int4 as observed, time as first, time as last,"
+    "  value as sum, value as min, value as max, value as newest, time as newest_time"
+    " from ("
+    "  select wanted.series, reading.time, nullif(reading.samples[wanted.position], 'NaN') as value"
+    "  from {wanted} cross join lateral ("
+    "   select time, samples from telemetry.reading"
+    "   where reading.device_id = wanted.device_id and reading.layout_id = wanted.layout_id"
+    "    and reading.time >= {start} and reading.time < {end}) as reading"
+    " ) as point"
+)
+
+_ROLLUPS: Final = sql.SQL(
+    "select series, time, ticks as readings, coalesce(counts[position], ticks) as observed,"
+    "  first_time as first, last_time as last, case when lasts[position] <> 'NaN' then sums[position] end as sum,"
+    "  nullif(mins[position], 'NaN') as min, nullif(maxs[position], 'NaN') as max, lasts[position] as newest,"
+    "  coalesce(lasts_times[position], last_time) as newest_time"
+    " from {wanted} cross join lateral ("
+    "  select * from {table} as rollup"
+    "  where rollup.device_id = wanted.device_id and rollup.layout_id = wanted.layout_id"
+    "   and rollup.time >= {start} and rollup.time < {end}) as rollup"
+)
+
+# Several rollups of one bucket as one: the order of time between buckets is what a rate is made of.
+_JOINED: Final = sql.SQL(
+    "select series, time, sum(readings)::int8 as readings, sum(observed)::int8 as observed, min(first) as first,"
+    "  max(last) as last, sum(sum) as sum, min(min) as min, max(max) as max,"
+    "  (array_agg(newest order by newest_time desc, newest desc) filter (where observed > 0))[1] as newest,"
+    "  max(newest_time) filter (where observed > 0) as newest_time"
+    " from ({rollups}) as rollup group by series, time"
+)
+
+
+def _part(part: Part, aggregate: Aggregate) -> sql.Composed:
+    bounds = {"wanted": _WANTED, "start": from_ms(part.start_ms), "end": from_ms(part.end_ms)}
+    if part.tier is RAW:
+        return _READINGS.format(**bounds)
+    rollups = _ROLLUPS.format(table=sql.Identifier("telemetry", part.tier.table), **bounds)
+    return _JOINED.format(rollups=rollups) if aggregate is Aggregate.RATE else rollups
 
 
 def _places(series: Sequence[Series]) -> dict[str, Any]:

@@ -29,13 +29,14 @@ from cloud_ingest.store.rollup.state import (
     read_state,
     take_lease,
 )
-from cloud_ingest.store.tiers import DAY, FIVE_MINUTES, HOUR, RAW, ROLLUPS, TIERS, Tier
+from cloud_ingest.store.tiers import DAY, FIVE_MINUTES, RAW, ROLLUPS, TIERS, Tier
 
 # What comes from longer ago has to leave a mark, and its bucket is made twice.
 _GRACE_MS: Final = 60_000
-# How much one transaction does at most.
-_SWEEP_MS: Final = HOUR.step_ms
+# What one transaction does at most. It grows into more buckets as long as they turn out to be small.
 _MARKS_AT_ONCE: Final = 2_000
+_BUCKETS_AT_ONCE: Final = 288
+_SMALL_ROWS: Final = 500
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class TierKeeper:
         self._connection = connection
         self._keep_ms = keep_ms
         self._partitions = {tier: partitions_of(connection, tier) for tier in TIERS}
+        self._buckets_at_once = dict.fromkeys(ROLLUPS, 1)
 
     def round(self, now_ms: int) -> Iterator[None]:
         """Does all there is to do, and pauses between transactions, so that the caller can do other things.
@@ -97,8 +99,8 @@ class TierKeeper:
         start, limit = state.rolled[tier.level], tier.bucket(state.rolled[source.level])
         if start >= limit:
             return False
-        end = min(limit, start + max(tier.step_ms, _SWEEP_MS))
-        self._partitions[tier].cover(self._connection, [start, end - 1])
+        end = min(limit, start + self._buckets_at_once[tier] * tier.step_ms)
+        self._partitions[tier].cover(self._connection, [*range(start, end, tier.span_ms), end - 1])
         with self._connection.transaction():
             if not self._leads(state):
                 return False
@@ -114,6 +116,8 @@ class TierKeeper:
                 spans = self._partitions[source].spans(self._connection)
                 end = min([limit, *(max(first, end) for first, behind in spans if behind > end)])
             note_rolled(self._connection, tier, end)
+        is_small = sum(map(len, made)) < _SMALL_ROWS
+        self._buckets_at_once[tier] = min(2 * self._buckets_at_once[tier], _BUCKETS_AT_ONCE) if is_small else 1
         return True
 
     def _mend(self, tier: Tier) -> bool:

@@ -59,6 +59,11 @@ def from_ms(time_ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=time_ms)
 
 
+def to_ms(time: datetime) -> int:
+    """An aware time as milliseconds since the epoch."""
+    return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
 def read_state(connection: Connection) -> TierState:
     """What holds now, or an instant ago."""
     return _state(connection.execute(_SELECT).fetchall())
