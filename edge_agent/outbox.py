@@ -6,12 +6,11 @@ knows them already.
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from uuid import UUID, uuid4
@@ -19,34 +18,26 @@ from uuid import UUID, uuid4
 import apsw
 import msgspec
 
-from edge_agent.errors import OutboxCorrupt, OutboxError
+from edge_agent.errors import OutboxCorrupt
+from edge_agent.outbox_file import connect, lock, set_aside, translated
 from edge_agent.reading import Reading
+from edge_agent.room import Given, Room
 from telemetry_contract.payload import OutboxState
 
-APPLICATION_ID: Final = 0x54425F4F  # "TB_O"
-SCHEMA_VERSION: Final = 1
-
-# A reading's keys are stored once (`layout`), its values as packed little-endian float64 with NaN for "no value".
-# `outbox` has one row. `sequence_offset`: sequence number on the wire = tick.seq - sequence_offset, so that a new
-# stream starts at 1 without moving a row. `depth` is the number of ticks when `tick`'s sequence stood at `depth_seq`;
-# every later number was appended and not deleted, so the depth is known without reading a whole file at start.
-_SCHEMA: Final = """
-create table outbox (
-  stream text not null, machine text, sequence_offset integer not null, dropped integer not null,
-  depth integer not null, depth_seq integer not null
-) strict;
-create table layout (layout integer primary key autoincrement, keys text not null unique) strict;
-create table tick (
-  seq integer primary key autoincrement, t integer not null, layout integer not null, data blob not null
-) strict;
-insert into sqlite_sequence (name, seq) values ('tick', 0);
-"""
-
-_DROP_STEP: Final = 8
 _INDEX_STEP: Final = 256
 _NAN: Final = float("nan")
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How an outbox is kept, see `Outbox.open`."""
+
+    max_bytes: int
+    min_resolution_seconds: float
+    machine_id: str | None
+    vfs: str | None
 
 
 class StoredTick(NamedTuple):
@@ -71,62 +62,67 @@ class Outbox:
     """
 
     @classmethod
-    def open(cls, path: Path, *, max_bytes: int, machine_id: str | None = None, vfs: str | None = None) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        max_bytes: int,
+        min_resolution_seconds: float = 300.0,
+        machine_id: str | None = None,
+        vfs: str | None = None,
+    ) -> Self:
         """The outbox at `path`, made if missing, locked against a second agent.
 
-        A damaged file is renamed and a new stream begins. So it does in a file that another machine wrote (its
-        `machine_id` differs: a copied disk), with the ticks that it holds. Raises OutboxError, also where the file is
-        something else.
+        `max_bytes` bounds the file. Where that makes ticks lose resolution, those of one layout stay no further apart
+        than `min_resolution_seconds`. A damaged file is renamed and a new stream begins. So it does in a file that
+        another machine wrote (its `machine_id` differs: a copied disk), with the ticks that it holds. Raises
+        OutboxError, also where the file is something else.
         """
-        lock = _lock(path)
+        options = Options(max_bytes, min_resolution_seconds, machine_id, vfs)
+        held = lock(path)
         try:
             try:
-                return cls._open_locked(path, lock, max_bytes, machine_id, vfs)
+                return cls._open_locked(path, held, options)
             except OutboxCorrupt as exc:
-                _set_aside(path, exc)
-                return cls._open_locked(path, lock, max_bytes, machine_id, vfs)
+                set_aside(path, exc)
+                return cls._open_locked(path, held, options)
         except BaseException:
-            os.close(lock)
+            os.close(held)
             raise
 
     @classmethod
-    def _open_locked(cls, path: Path, lock: int, max_bytes: int, machine_id: str | None, vfs: str | None) -> Self:
-        db = _connect(path, vfs)
+    def _open_locked(cls, path: Path, held: int, options: Options) -> Self:
+        db = connect(path, options.vfs)
         try:
-            outbox = cls(path, db, lock, max_bytes=max_bytes, machine_id=machine_id)
+            return cls(path, db, held, options)
         except BaseException:
             db.close()
             raise
-        outbox._vfs = vfs
-        return outbox
 
-    def __init__(
-        self, path: Path, db: apsw.Connection, lock: int, *, max_bytes: int, machine_id: str | None = None
-    ) -> None:
+    def __init__(self, path: Path, db: apsw.Connection, held: int, options: Options) -> None:
         self.path = path
         self._db = db
-        self._lock = lock
-        self._max_bytes = max_bytes
-        self._machine_id = machine_id
-        self._vfs: str | None = None
+        self._lock = held
+        self._options = options
+        self._room = Room(db, options.max_bytes, options.min_resolution_seconds)
         self._durable = True
         self._layouts: dict[tuple[str, ...], int] = {}
         self._keys: dict[int, tuple[str, ...]] = {}
         self._newest_of_layout: dict[int, int] = {}  # as far as this process appended it
-        rows = self._rows("select stream, machine, sequence_offset, dropped, depth, depth_seq from outbox")
+        rows = self._rows("select stream, machine, sequence_offset, thinned, dropped, depth, depth_seq from outbox")
         if len(rows) != 1:
             raise OutboxCorrupt(f"outbox {path}: it does not say what stream it is")
-        stream, machine, offset, dropped, depth, depth_seq = rows[0]
+        stream, machine, offset, thinned, dropped, depth, depth_seq = rows[0]
         self.stream = UUID(stream)
         self._offset: int = offset
-        self._dropped: int = dropped
+        self._given = Given(thinned, dropped)
         self._last: int = self._rows("select seq from sqlite_sequence where name = 'tick'")[0][0]
         self._depth: int = depth + self._last - depth_seq
         self._last_at_open: int = self._last
-        if machine_id is not None and machine != machine_id:
+        if options.machine_id is not None and machine != options.machine_id:
             if machine is None:
                 with self._transaction():
-                    self._execute("update outbox set machine = ?", machine_id)
+                    self._execute("update outbox set machine = ?", options.machine_id)
             else:
                 log.warning("outbox %s was written by another machine: a new stream begins", path)
                 self.restart_stream()
@@ -148,8 +144,13 @@ class Outbox:
 
     @property
     def dropped(self) -> int:
-        """How many ticks of this stream were given up."""
-        return self._dropped
+        """How many ticks of this stream were given up, beside those thinned."""
+        return self._given.dropped
+
+    @property
+    def thinned(self) -> int:
+        """How many ticks of this stream were given up so that their neighbours could stay."""
+        return self._given.thinned
 
     @property
     def unflushed(self) -> int:
@@ -160,25 +161,27 @@ class Outbox:
         """The sequence number of the reading, which is stored."""
         return self.append_many([reading])[0]
 
-    def append_many(self, readings: Sequence[Reading], *, lost: int = 0) -> list[int]:
+    def append_many(self, readings: Sequence[Reading], *, lost: int = 0, spared: Container[int] = ()) -> list[int]:
         """The sequence numbers of the readings, which are stored in one transaction: all or none.
 
-        Where they don't fit into `max_bytes`, the oldest ticks are dropped and counted, as are `lost` others that
-        were given up before they got here.
+        Where they don't fit into `max_bytes`, older ticks are thinned, or else the oldest dropped, and counted, as are
+        `lost` others that were given up before they got here. Of what is `spared` - what is on its way - nothing is
+        thinned, and it is dropped last.
         """
         with self._transaction():
             ticks = [self._stored(seq, reading) for seq, reading in enumerate(readings, self._last + 1)]
-            dropped = self._insert(ticks)
-            depth = self._depth + len(ticks) - dropped
-            if dropped or lost:
-                self._account(depth, dropped + lost)
+            given = self._insert(ticks, spared)
+            depth = self._depth + len(ticks) - sum(given)
+            given = given._replace(dropped=given.dropped + lost)
+            if any(given):
+                self._account(depth, given)
         self._depth = depth
-        self._count_dropped(dropped + lost)
+        self._count(given)
         self._last += len(ticks)
         return [tick.seq - self._offset for tick in ticks]
 
-    def flush(self) -> None:
-        """Stores what is in memory only, of which this outbox has nothing."""
+    def flush(self, spared: Container[int] = ()) -> None:
+        """Stores what is in memory only, of which this outbox has nothing; `spared` as in `append_many`."""
 
     def confirm(self, ranges: Iterable[tuple[int, int]]) -> int:
         """How many ticks it deleted: those whose sequence number lies in one of the inclusive ranges."""
@@ -188,8 +191,7 @@ class Outbox:
             return 0
         with self._transaction(durable=False):
             for first, last in held:
-                self._execute("delete from tick where seq between ? and ?", first, last)
-                deleted += self._db.changes()
+                deleted += self._room.delete(first, last)
             if deleted:
                 self._account(self._depth - deleted)
         self._depth -= deleted
@@ -242,15 +244,14 @@ class Outbox:
             low=low,
             next_seq=self.next_seq,
             oldest_time=oldest[0].t_ms if oldest else None,
-            dropped=self._dropped,
+            dropped=self.dropped,
+            thinned=self.thinned,
         )
 
     def used_bytes(self) -> int:
         """The bytes of the file that are in use; what `max_bytes` bounds. The write-ahead log comes on top."""
-        with _translated(self.path):
-            pages: int = self._db.pragma("page_count") - self._db.pragma("freelist_count")
-            size: int = self._db.pragma("page_size")
-        return pages * size
+        with translated(self.path):
+            return self._room.used_bytes()
 
     def restart_stream(self) -> None:
         """Begins a new stream with the ticks that are held; the first of them becomes number 1.
@@ -262,27 +263,28 @@ class Outbox:
         stream = uuid4()
         with self._transaction():
             self._execute(
-                "update outbox set stream = ?, machine = coalesce(?, machine), sequence_offset = ?, dropped = 0",
+                "update outbox set stream = ?, machine = coalesce(?, machine), sequence_offset = ?,"
+                " dropped = 0, thinned = 0",
                 str(stream),
-                self._machine_id,
+                self._options.machine_id,
                 offset,
             )
         self.stream = stream
         self._offset = offset
-        self._dropped = 0
+        self._given = Given()
         self._last_at_open = self._last
 
     def replaced(self, cause: OutboxCorrupt) -> Self:
         """A new outbox, with a new stream, in the place of this damaged one, which is closed and kept aside."""
         with contextlib.suppress(apsw.Error):
             self._db.close()
-        _set_aside(self.path, cause)
-        return self._open_locked(self.path, self._lock, self._max_bytes, self._machine_id, self._vfs)
+        set_aside(self.path, cause)
+        return self._open_locked(self.path, self._lock, self._options)
 
     def close(self) -> None:
         """Gives the file free. Raises OutboxError where it could not write what was left to write."""
         try:
-            with _translated(self.path):
+            with translated(self.path):
                 self._db.close()
         finally:
             os.close(self._lock)
@@ -329,38 +331,32 @@ class Outbox:
                 self._newest_of_layout.pop(layout, None)
                 self._layouts = {known: it for known, it in self._layouts.items() if it != layout and known != keys}
 
-    def _insert(self, ticks: Sequence[StoredTick]) -> int:
-        """Stores the ticks, within a transaction; the number of the oldest that had to go for them."""
+    def _insert(self, ticks: Sequence[StoredTick], spared: Container[int]) -> Given:
+        """Stores the ticks, within a transaction; what had to go for them."""
         self._db.executemany("insert into tick (seq, t, layout, data) values (?, ?, ?, ?)", ticks)
-        dropped = 0
-        while self.used_bytes() > self._max_bytes:
-            self._execute(
-                "delete from tick where seq <= (select max(seq) from (select seq from tick order by seq limit ?))",
-                _DROP_STEP,
-            )
-            if self._db.changes() == 0:
-                break
-            dropped += self._db.changes()
-        return dropped
+        return self._room.make(self._depth + len(ticks), lambda seq: seq - self._offset in spared)
 
-    def _account(self, depth: int, dropped: int = 0) -> None:
-        """Writes the depth that holds at the end of this transaction, and counts dropped ticks."""
+    def _account(self, depth: int, given: Given = Given()) -> None:  # noqa: B008 - it is immutable
+        """Writes the depth that holds at the end of this transaction, and counts what was given up."""
         self._execute(
-            "update outbox set depth = ?, dropped = dropped + ?,"
+            "update outbox set depth = ?, thinned = thinned + ?, dropped = dropped + ?,"
             " depth_seq = (select seq from sqlite_sequence where name = 'tick')",
             depth,
-            dropped,
+            *given,
         )
 
-    def _count_dropped(self, dropped: int) -> None:
-        if dropped and not self._dropped:
+    def _count(self, given: Given) -> None:
+        before = self._given
+        if given.thinned and not before.thinned:
+            log.warning("outbox %s is full: the oldest ticks are thinned and counted", self.path)
+        if given.dropped and not before.dropped:
             log.warning("outbox %s is full: the oldest ticks are dropped and counted", self.path)
-        self._dropped += dropped
+        self._given = Given(before.thinned + given.thinned, before.dropped + given.dropped)
 
     @contextlib.contextmanager
     def _transaction(self, *, durable: bool = True) -> Iterator[None]:
         """One write transaction, all or nothing; without `durable` a power failure may undo it."""
-        with _translated(self.path):
+        with translated(self.path):
             if durable != self._durable:
                 self._db.pragma("synchronous", "full" if durable else "normal")
                 self._durable = durable
@@ -371,6 +367,7 @@ class Outbox:
             except BaseException:
                 self._layouts.clear()
                 self._keys.clear()
+                self._room.forget()
                 if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
                     with contextlib.suppress(apsw.Error):
                         self._db.execute("rollback")
@@ -380,84 +377,5 @@ class Outbox:
         self._db.execute(statement, bindings)
 
     def _rows(self, query: str, *bindings: str | int | None) -> list[tuple[Any, ...]]:
-        with _translated(self.path):
+        with translated(self.path):
             return list(self._db.execute(query, bindings))
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (apsw.CorruptError, apsw.NotADBError) as exc:
-        raise OutboxCorrupt(f"outbox {path} is damaged: {exc}") from exc
-    except apsw.Error as exc:
-        raise OutboxError(f"outbox {path}: {exc}") from exc
-
-
-def _lock(path: Path) -> int:
-    """A descriptor that holds the lock of the outbox; the system frees it when the process ends, however it ends.
-
-    In a file of its own: to close another descriptor of the database would drop SQLite's own locks (POSIX
-    `close`, and https://www.sqlite.org/howtocorrupt.html, section 2.2).
-    """
-    name = path.with_name(f"{path.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as exc:
-        raise OutboxError(f"outbox {path}: {exc.strerror}: {exc.filename}") from exc
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(lock)
-        raise OutboxError(f"outbox {path} is in use by another agent (lock {name}): {exc.strerror}") from exc
-    return lock
-
-
-def _connect(path: Path, vfs: str | None) -> apsw.Connection:
-    with _translated(path):
-        db = apsw.Connection(str(path), vfs=vfs)
-        try:
-            db.set_busy_timeout(5_000)  # for people who look into the file while the agent runs
-            is_new = db.pragma("schema_version") == 0
-            if not is_new:
-                _check_identity(path, db)
-            db.pragma("journal_mode", "wal")
-            db.pragma("journal_size_limit", 4_194_304)
-            db.pragma("synchronous", "full")
-            if is_new:
-                _create(db)
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-
-def _check_identity(path: Path, db: apsw.Connection) -> None:
-    if db.pragma("application_id") != APPLICATION_ID:
-        raise OutboxError(f"{path} is a database, but not an outbox of this agent")
-    version = db.pragma("user_version")
-    if version > SCHEMA_VERSION:
-        raise OutboxError(f"outbox {path} was written by a newer version of this agent (schema {version})")
-
-
-def _create(db: apsw.Connection) -> None:
-    db.execute("begin immediate")
-    db.execute(_SCHEMA)
-    db.pragma("application_id", APPLICATION_ID)
-    db.pragma("user_version", SCHEMA_VERSION)
-    db.execute("insert into outbox values (?, null, 0, 0, 0, 0)", (str(uuid4()),))
-    db.execute("commit")
-
-
-def _set_aside(path: Path, cause: OutboxCorrupt) -> None:
-    """Renames a damaged file, with its log, to a name that no other has."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    try:
-        for suffix in ("", "-wal", "-shm"):
-            file = Path(f"{path}{suffix}")
-            if file.exists():
-                file.rename(f"{path}.damaged-{stamp}{suffix}")
-    except OSError as exc:
-        raise OutboxError(f"outbox {path} is damaged and can't be renamed: {exc.strerror}") from exc
-    log.error("%s; it was kept as %s.damaged-%s and a new stream begins", cause, path, stamp)

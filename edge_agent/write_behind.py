@@ -1,13 +1,14 @@
 """An outbox that keeps new ticks in memory for a while, so that one confirmed meanwhile never touches the disk."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import apsw
 
-from edge_agent.outbox import Outbox, StoredTick
+from edge_agent.outbox import Options, Outbox, StoredTick
 from edge_agent.reading import Reading
+from edge_agent.room import Given
 from telemetry_contract.payload import OutboxState
 
 RESERVED: Final = 256
@@ -21,12 +22,10 @@ class WriteBehindOutbox(Outbox):
     reserved on disk, in blocks, before use, and after a crash the rest of a block is skipped.
     """
 
-    def __init__(
-        self, path: Path, db: apsw.Connection, lock: int, *, max_bytes: int, machine_id: str | None = None
-    ) -> None:
+    def __init__(self, path: Path, db: apsw.Connection, held: int, options: Options) -> None:
         self._tail: dict[int, StoredTick] = {}
         self._tail_bytes = 0
-        super().__init__(path, db, lock, max_bytes=max_bytes, machine_id=machine_id)
+        super().__init__(path, db, held, options)
         self._reserved = self._last
 
     @property
@@ -39,36 +38,36 @@ class WriteBehindOutbox(Outbox):
         """How many of its ticks a crash would lose."""
         return len(self._tail)
 
-    def append_many(self, readings: Sequence[Reading], *, lost: int = 0) -> list[int]:
+    def append_many(self, readings: Sequence[Reading], *, lost: int = 0, spared: Container[int] = ()) -> list[int]:
         """The sequence numbers of the readings, which are in memory now. A full tail is flushed before."""
         if self._tail_bytes >= MAX_TAIL_BYTES:
-            self.flush()
+            self.flush(spared)
         last = self._last + len(readings)
         if lost or last > self._reserved or any(tuple(it.values) not in self._layouts for it in readings):
             reserved = self._reserved if last <= self._reserved else last + RESERVED
             with self._transaction():
                 self._reserve(reserved)
-                self._account(self._depth, lost)
+                self._account(self._depth, Given(dropped=lost))
                 for reading in readings:
                     self._layout(tuple(reading.values))
             self._reserved = reserved
-            self._count_dropped(lost)
+            self._count(Given(dropped=lost))
         ticks = [self._stored(seq, reading) for seq, reading in enumerate(readings, self._last + 1)]
         self._tail.update((tick.seq, tick) for tick in ticks)
         self._tail_bytes += sum(len(tick.data) for tick in ticks)
         self._last = last
         return [tick.seq - self._offset for tick in ticks]
 
-    def flush(self) -> None:
-        """Stores the ticks that are in memory only."""
+    def flush(self, spared: Container[int] = ()) -> None:
+        """Stores the ticks that are in memory only; `spared` as in `append_many`."""
         if not self._tail:
             return
         with self._transaction():
-            dropped = self._insert(list(self._tail.values()))
-            depth = self._depth + len(self._tail) - dropped
-            self._account(depth, dropped)
+            given = self._insert(list(self._tail.values()), spared)
+            depth = self._depth + len(self._tail) - sum(given)
+            self._account(depth, given)
         self._depth = depth
-        self._count_dropped(dropped)
+        self._count(given)
         self._tail.clear()
         self._tail_bytes = 0
 

@@ -112,7 +112,7 @@ def test_a_full_outbox_drops_the_oldest_and_counts_them(
 ) -> None:
     wide = tuple(f"metric_{number}" for number in range(100))
     path = tmp_path / "outbox.db"
-    with closing(open_(kind, path, max_bytes=200_000)) as outbox:
+    with closing(open_(kind, path, max_bytes=200_000, min_resolution_seconds=0)) as outbox:
         for number in range(1_000):
             outbox.append(reading(number, *wide))
         outbox.flush()
@@ -122,6 +122,7 @@ def test_a_full_outbox_drops_the_oldest_and_counts_them(
         assert outbox.low() == outbox.dropped + 1
         dropped = outbox.dropped
     with closing(open_(kind, path, max_bytes=200_000)) as outbox:
+        assert outbox.thinned == 0
         assert outbox.dropped == dropped
         assert outbox.state().dropped == dropped
         outbox.append_many([], lost=7)

@@ -1,4 +1,7 @@
-"""The outbox against a dict, under every order of appends, confirmations, stops, crashes and new streams."""
+"""The outbox against a dict, under every order of appends, confirmations, stops, crashes and new streams.
+
+It is so small that it often has to give up ticks.
+"""
 
 import shutil
 import tempfile
@@ -28,27 +31,41 @@ class OutboxMachine(RuleBasedStateMachine):
         self.held: dict[int, tuple[tuple[str, ...], float]] = {}
         self.used = 0
         self.appended = 0
-        self.dropped = 0
+        self.time_ms = 0
+        self.given_up = 0
+        self.spared: set[int] = set()
         self.lives = 0
 
     def teardown(self) -> None:
         self.outbox.close()
         shutil.rmtree(self.directory)
 
-    @rule(key_sets=st.lists(st.sampled_from(KEY_SETS), max_size=5), copies=st.sampled_from([1, 1, 1, 400]))
-    def append(self, key_sets: list[tuple[str, ...]], copies: int) -> None:
+    @rule(
+        key_sets=st.lists(st.sampled_from(KEY_SETS), max_size=5),
+        copies=st.sampled_from([1, 1, 1, 400]),
+        interval_ms=st.sampled_from([1, 1, 100_000, 400_000, -1_000]),
+    )
+    def append(self, key_sets: list[tuple[str, ...]], copies: int, interval_ms: int) -> None:
         readings = []
         for keys in key_sets * copies:
             self.appended += 1
-            readings.append(Reading(0, 0, dict.fromkeys(keys, float(self.appended))))
-        seqs = self.outbox.append_many(readings)
+            self.time_ms = max(0, self.time_ms + interval_ms)
+            readings.append(Reading(self.time_ms, 0, dict.fromkeys(keys, float(self.appended))))
+        seqs = self.outbox.append_many(readings, spared=self.spared)
         assert seqs == list(range(self.used + 1, self.used + len(readings) + 1))
         self.used += len(readings)
         self.held |= {
             seq: (tuple(it.values), next(iter(it.values.values())) or 0.0)
             for seq, it in zip(seqs, readings, strict=True)
         }
-        self.learn_what_was_dropped()
+        self.learn_what_was_given_up()
+
+    @rule(data=st.data(), length=st.integers(0, 300))
+    def send(self, data: st.DataObject, length: int) -> None:
+        """Some of what it holds is on its way until the next time."""
+        held = sorted(self.held)
+        first = data.draw(st.integers(0, len(held)))
+        self.spared = set(held[first : first + length])
 
     @rule(ranges=st.lists(st.tuples(st.integers(1, 60), st.integers(0, 40)), max_size=4), data=st.data())
     def confirm(self, ranges: list[tuple[int, int]], data: st.DataObject) -> None:
@@ -60,8 +77,8 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule()
     def flush(self) -> None:
-        self.outbox.flush()
-        self.learn_what_was_dropped()
+        self.outbox.flush(self.spared)
+        self.learn_what_was_given_up()
 
     @rule(data=st.data())
     def stop_and_start(self, data: st.DataObject) -> None:
@@ -69,7 +86,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.outbox.close()
         self.reopen(data)
         assert self.outbox.stream == stream
-        self.learn_what_was_dropped()
+        self.learn_what_was_given_up(spared=False)
         assert self.outbox.next_seq == self.used + 1
 
     @rule(data=st.data())
@@ -85,7 +102,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.reopen(data)
         for seq in sorted(self.held)[len(self.held) - unflushed :]:
             del self.held[seq]
-        self.learn_what_was_dropped()
+        self.learn_what_was_given_up()
         assert self.outbox.next_seq > self.used
         self.used = self.outbox.next_seq - 1
 
@@ -93,15 +110,16 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule()
     def restart_stream(self) -> None:
         stream = self.outbox.stream
-        self.outbox.flush()
-        self.learn_what_was_dropped()
+        self.outbox.flush(self.spared)
+        self.learn_what_was_given_up()
         low = self.outbox.low()
         shift = self.used if low is None else low - 1
         self.outbox.restart_stream()
         assert self.outbox.stream != stream
         self.held = {seq - shift: it for seq, it in self.held.items()}
         self.used -= shift
-        self.dropped = 0
+        self.given_up = 0
+        self.spared = set()
 
     @invariant()
     def holds_what_the_model_holds(self) -> None:
@@ -109,7 +127,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert [seq for seq, _ in index] == sorted(self.held)
         assert self.outbox.depth == len(self.held)
         assert self.outbox.low() == min(self.held, default=None)
-        assert self.outbox.dropped == self.dropped
+        assert self.outbox.dropped + self.outbox.thinned == self.given_up
         assert self.outbox.recent(5) == index[-5:]
         assert self.outbox.used_bytes() <= 65_536
         sample = index[:20] + index[-20:]
@@ -122,13 +140,19 @@ class OutboxMachine(RuleBasedStateMachine):
         self.kind = data.draw(st.sampled_from(self.kinds))
         self.outbox = self.kind.open(self.path, max_bytes=65_536)
 
-    def learn_what_was_dropped(self) -> None:
-        """The oldest may go, and what went is counted."""
-        dropped = self.outbox.dropped - self.dropped
-        assert dropped >= 0
-        for seq in sorted(self.held)[:dropped]:
+    def learn_what_was_given_up(self, *, spared: bool = True) -> None:
+        """Of the older ones some may go, what is on its way the last of all; and what went is counted."""
+        gone = self.held.keys() - {seq for seq, _ in self.outbox.index(1)}
+        given_up = self.outbox.dropped + self.outbox.thinned
+        assert given_up - self.given_up == len(gone)
+        self.given_up = given_up
+        if gone and spared and not gone.isdisjoint(self.spared):
+            assert self.held.keys() - gone - self.spared == set()
+        if gone:
+            newest = max(self.held)
+            assert newest not in gone or gone == self.held.keys()
+        for seq in gone:
             del self.held[seq]
-        self.dropped = self.outbox.dropped
 
 
 class WriteBehindMachine(OutboxMachine):
