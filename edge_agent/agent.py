@@ -91,7 +91,12 @@ def run_once(config: Config, timeout_seconds: float) -> int:
 def open_outbox(config: Config) -> Outbox:
     """The outbox that the configuration describes; raises OutboxError."""
     kind = WriteBehindOutbox if config.outbox.flush_after_seconds > 0 else Outbox
-    return kind.open(config.outbox.path, max_bytes=config.outbox.max_bytes, machine_id=machine_id(_MACHINE_ID))
+    return kind.open(
+        config.outbox.path,
+        max_bytes=config.outbox.max_bytes,
+        min_resolution_seconds=config.outbox.min_resolution_seconds,
+        machine_id=machine_id(_MACHINE_ID),
+    )
 
 
 def identity(config: Config) -> Identity:

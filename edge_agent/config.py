@@ -271,6 +271,7 @@ class Outbox(_Section):
 
     path: FilePath = Field(default_factory=default_outbox_path)
     max_bytes: Annotated[Whole, Field(ge=65_536)] = 100_000_000
+    min_resolution_seconds: Annotated[Seconds, Field(ge=0, le=86_400)] = 300.0
     flush_after_seconds: Annotated[Seconds, Field(ge=0, le=86_400)] = 0.0
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 
 from edge_agent.errors import OutboxCorrupt, OutboxError
@@ -42,7 +42,7 @@ class Intake:
             self._values -= len(self._waiting.popleft().values)
             self._lost += 1
 
-    def store(self, outbox: Outbox) -> list[int]:
+    def store(self, outbox: Outbox, spared: Container[int] = ()) -> list[int]:
         """The sequence numbers of the readings, now stored; empty where the disk refuses them.
 
         Raises OutboxCorrupt.
@@ -50,7 +50,7 @@ class Intake:
         if not self._waiting:
             return []
         try:
-            seqs = outbox.append_many(list(self._waiting), lost=self._lost)
+            seqs = outbox.append_many(list(self._waiting), lost=self._lost, spared=spared)
         except OutboxCorrupt:
             raise
         except OutboxError as exc:

@@ -224,7 +224,7 @@ class Publisher:
                     self._stop_at = time.monotonic() + event.grace_seconds
 
     def _store(self) -> None:
-        seqs = self._intake.store(self._outbox)
+        seqs = self._intake.store(self._outbox, self._window.unconfirmed)
         if seqs:
             for seq, layout in self._outbox.index(seqs[0]):
                 self._window.appended(seq, layout)
@@ -308,7 +308,7 @@ class Publisher:
         if self._unflushed_since is not None and (
             now - self._unflushed_since >= self._config.outbox.flush_after_seconds or not self._outbox.unflushed
         ):
-            self._outbox.flush()
+            self._outbox.flush(self._window.unconfirmed)
             self._unflushed_since = None
         self._window.expire(now)
         if self._window.is_unanswered(now):

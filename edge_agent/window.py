@@ -15,7 +15,7 @@ what can.
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -111,6 +111,11 @@ class Window:
     def in_flight(self) -> int:
         """How many messages are unconfirmed."""
         return sum(len(lane.messages) for lane in self._lanes.values())
+
+    @property
+    def unconfirmed(self) -> Container[int]:
+        """The ticks that are on their way, as they change."""
+        return self._in_flight
 
     @property
     def stalled(self) -> bool:
