@@ -221,6 +221,27 @@ ENGINE_SOCKETS: Final = (
 )
 
 
+def _name_or_pattern(text: str) -> str:
+    if len(text) > len("//") and text.startswith("/") and text.endswith("/"):
+        try:
+            re.compile(text[1:-1])
+        except re.error as exc:
+            raise PydanticCustomError(
+                "pattern", "must hold a regular expression between its slashes: {why}", {"why": str(exc)}
+            ) from exc
+    return text
+
+
+class Processes(Collector):
+    """The `processes` collector; a name between slashes is a regular expression that the whole name must match."""
+
+    enabled: bool = False
+    interval_seconds: IntervalSeconds | None = 30.0
+    top: Annotated[Whole, Field(ge=0, le=100)] = 10
+    by: Literal["cpu", "memory"] = "cpu"
+    names: tuple[Annotated[str, Field(min_length=1), AfterValidator(_name_or_pattern)], ...] = ()
+
+
 class Containers(Collector):
     """The `containers` collector; sockets and names are shell patterns."""
 
@@ -247,6 +268,8 @@ class Collectors(_Section):
     network: Network = Network()
     temperature: Collector = Collector()
     host: Collector = Collector()
+    processes: Processes = Processes()
+    containers: Containers = Containers()
     exec: tuple[Exec, ...] = ()
 
     @model_validator(mode="after")

@@ -16,13 +16,17 @@ class MetricKind(StrEnum):
 
 
 class Metric(NamedTuple):
-    """One metric. `unit` is "" where it counts things or says yes (1) or no (0); `labels` are sorted."""
+    """One metric. `unit` is "" where it counts things or says yes (1) or no (0); `labels` are sorted.
+
+    Each series has all of `labels` and some of `optional_labels`.
+    """
 
     name: str
     kind: MetricKind
     unit: str
     help: str
     labels: tuple[str, ...] = ()
+    optional_labels: tuple[str, ...] = ()
 
 
 # Base units by name suffix, `_total` removed; the first that fits. Those of Prometheus
@@ -46,6 +50,14 @@ def unit_of(name: str) -> str:
 
 def _metric(name: str, help_: str, *labels: str) -> Metric:
     return Metric(name, kind_of(name), unit_of(name), help_, labels)
+
+
+# What a container is called by, as far as it has it.
+_CONTAINER = ("container", "id", "namespace", "pod", "pod_uid", "project", "service", "user")
+
+
+def _of_container(name: str, help_: str, *labels: str) -> Metric:
+    return _metric(name, help_, *labels)._replace(optional_labels=_CONTAINER)
 
 
 _METRICS = (
@@ -104,6 +116,29 @@ _METRICS = (
         "collector",
     ),
     _metric("agent_collector_rejected_values_total", "Entries of an exec program's output not usable.", "collector"),
+    _metric("process_cpu_percent", "CPU time since the previous reading; 100 is one core.", "process"),
+    _metric(
+        "process_resident_memory_bytes", "Memory held (resident set size); what is shared counts often.", "process"
+    ),
+    _metric("process_count", "Processes of this name.", "process"),
+    _of_container("container_info", "1, for the image that the container was made from.", "image"),
+    _of_container("container_cpu_percent", "CPU time since the previous reading; 100 is one core."),
+    _of_container("container_cpu_seconds_total", "CPU time since the container started."),
+    _of_container("container_cpu_throttled_seconds_total", "Time for which its CPU limit kept it waiting."),
+    _of_container("container_memory_working_set_bytes", "Memory in use, without file cache that lay unused."),
+    _of_container("container_memory_limit_bytes", "Memory that it may use at most, where that is limited."),
+    _of_container("container_memory_usage_percent", "Working set by limit, 0 to 100, where there is a limit."),
+    _of_container("container_oom_kills_total", "Processes killed because the memory did not suffice."),
+    _of_container("container_pids", "Processes and threads."),
+    _of_container("container_disk_read_bytes_total", "Bytes read from disks."),
+    _of_container("container_disk_written_bytes_total", "Bytes written to disks."),
+    _of_container("container_disk_reads_total", "Reads that disks completed."),
+    _of_container("container_disk_writes_total", "Writes that disks completed."),
+    _of_container(
+        "container_pressure_stalled_seconds_total",
+        "Time in which some, or all that could run, had to wait for a resource.",
+        *("kind", "resource"),
+    ),
 )
 
 CATALOGUE: dict[str, Metric] = {metric.name: metric for metric in _METRICS}

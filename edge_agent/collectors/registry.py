@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from functools import partial
 
 from edge_agent.collectors.base import Collector, Group, Member
+from edge_agent.collectors.containers.collector import Containers
 from edge_agent.collectors.cpu import Cpu
 from edge_agent.collectors.disk import Disk
 from edge_agent.collectors.exec import Exec
 from edge_agent.collectors.host import Host
 from edge_agent.collectors.memory import Memory
 from edge_agent.collectors.network import Network
+from edge_agent.collectors.processes import Processes
 from edge_agent.collectors.temperature import Temperature
 from edge_agent.config import Config
 from edge_agent.statistics import Statistics
@@ -23,7 +25,7 @@ _EXEC_DEADLINE_EXTRA_SECONDS = 1.0
 
 
 def groups(config: Config, statistics: Statistics) -> tuple[Group, ...]:
-    """What to run: one group for each interval that built-in collectors have, and one for each exec program.
+    """What to run: one group for each interval that built-in collectors have, and one for each of the others.
 
     `statistics` must be the scheduler's too; the `host` collector reports it.
     """
@@ -31,10 +33,14 @@ def groups(config: Config, statistics: Statistics) -> tuple[Group, ...]:
     for interval_seconds, member in _built_in(config, statistics):
         by_interval[interval_seconds].append(member)
     together = [
-        Group(interval_seconds, min(_MAX_DEADLINE_SECONDS, _DEADLINE_SHARE * interval_seconds), tuple(members))
+        Group(interval_seconds, _deadline_seconds(interval_seconds), tuple(members))
         for interval_seconds, members in sorted(by_interval.items())
     ]
-    return (*together, *_programs(config, statistics))
+    return (*together, *_what_runs(config), *_programs(config, statistics))
+
+
+def _deadline_seconds(interval_seconds: float) -> float:
+    return min(_MAX_DEADLINE_SECONDS, _DEADLINE_SHARE * interval_seconds)
 
 
 def _built_in(config: Config, statistics: Statistics) -> Iterator[tuple[float, Member]]:
@@ -52,6 +58,21 @@ def _built_in(config: Config, statistics: Statistics) -> Iterator[tuple[float, M
         yield wanted.temperature.interval_seconds or default, Member("temperature", Temperature())
     if wanted.host.enabled:
         yield wanted.host.interval_seconds or default, Member("host", Host(statistics))
+
+
+# What follows makes ticks of its own: what it measures comes and goes, and programs may be slow.
+
+
+def _what_runs(config: Config) -> Iterator[Group]:
+    processes, containers = config.collectors.processes, config.collectors.containers
+    if processes.enabled:
+        interval_seconds = processes.interval_seconds or config.sampling.interval_seconds
+        yield Group(interval_seconds, _deadline_seconds(interval_seconds), (Member("processes", Processes(processes)),))
+    if containers.enabled:
+        interval_seconds = containers.interval_seconds or config.sampling.interval_seconds
+        yield Group(
+            interval_seconds, _deadline_seconds(interval_seconds), (Member("containers", Containers(containers)),)
+        )
 
 
 def _programs(config: Config, statistics: Statistics) -> Iterator[Group]:

@@ -1,9 +1,10 @@
 """The catalogue against what the collectors really send and what the documentation says of it."""
 
+import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -16,16 +17,19 @@ from edge_agent.collectors.disk import Disk
 from edge_agent.collectors.host import Host
 from edge_agent.collectors.memory import Memory
 from edge_agent.collectors.network import Network
+from edge_agent.collectors.processes import Processes
 from edge_agent.collectors.temperature import Temperature
 from edge_agent.config import Config
 from edge_agent.config import Disk as DiskConfig
 from edge_agent.config import Network as NetworkConfig
+from edge_agent.config import Processes as ProcessesConfig
 from edge_agent.statistics import Statistics
 from telemetry_contract.metrics import CATALOGUE, Metric, MetricKind, kind_of, unit_of
 from telemetry_contract.series import SeriesKey
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "metrics.md"
+CONTAINERS = ROOT / "tests" / "edge" / "testcases" / "containers"
 SYS_CLASSES = ROOT / "tests" / "edge" / "sys_class"
 
 
@@ -66,6 +70,16 @@ def machine_with_everything() -> SimpleNamespace:
     )
 
 
+def containers_of_every_kind() -> Iterator[Mapping[str, float | None]]:
+    """What the hosts of the collector's own tests give, where names come from their engines."""
+    for case in CONTAINERS.iterdir():
+        yield json.loads((case / "expected.json").read_text())
+
+
+def required(metric: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(label for label in labels if label not in CATALOGUE[metric].optional_labels)
+
+
 def test_catalogue_lists_exactly_what_the_collectors_send() -> None:
     system = machine_with_everything()
     statistics = Statistics()
@@ -82,15 +96,22 @@ def test_catalogue_lists_exactly_what_the_collectors_send() -> None:
         Network(NetworkConfig(), system=system).collect(),
         Temperature(classes=SYS_CLASSES / "raspberry_pi").collect(),
         Host(statistics).collect(),
+        Processes(ProcessesConfig(names=("init",))).collect(),
+        *containers_of_every_kind(),
     )
-    assert found == {metric.name: {metric.labels} for metric in CATALOGUE.values()}
+    assert {name: {required(name, labels) for labels in every} for name, every in found.items()} == {
+        metric.name: {metric.labels} for metric in CATALOGUE.values()
+    }
+    used = {label for every in found.values() for labels in every for label in labels}
+    assert used >= {label for metric in CATALOGUE.values() for label in metric.optional_labels}
 
 
 def test_every_series_of_a_dry_run_on_this_machine_is_in_the_catalogue() -> None:
     result = dry_run.collect(Config())
     found = labels_by_metric(*(reading.values for reading in result.readings))
     assert {"cpu_usage_percent", "memory_usage_percent", "disk_used_bytes", "agent_heartbeat_total"} <= found.keys()
-    assert {name: labels for name, labels in found.items() if labels != {CATALOGUE[name].labels}} == {}
+    for name, every in found.items():
+        assert {required(name, labels) for labels in every} == {CATALOGUE[name].labels}
     assert result.failed == []
 
 
@@ -101,7 +122,8 @@ def test_documentation_has_a_row_for_each_metric_that_says_what_the_catalogue_sa
             metric.name,
             str(metric.kind),
             metric.unit or "-",
-            ", ".join(f"`{label}`" for label in metric.labels) or "-",
+            ", ".join([*(f"`{label}`" for label in metric.labels), *(["*who*"] if metric.optional_labels else [])])
+            or "-",
             metric.help,
         )
         for metric in CATALOGUE.values()
@@ -110,13 +132,14 @@ def test_documentation_has_a_row_for_each_metric_that_says_what_the_catalogue_sa
 
 def test_documentation_explains_every_label() -> None:
     explained = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^- (`.+?):", DOCUMENT.read_text(), re.MULTILINE))))
-    assert explained == {label for metric in CATALOGUE.values() for label in metric.labels}
+    assert explained == {label for it in CATALOGUE.values() for label in (*it.labels, *it.optional_labels)}
 
 
 @pytest.mark.parametrize("metric", CATALOGUE.values(), ids=lambda metric: metric.name)
 def test_names_are_canonical_and_help_is_a_sentence(metric: Metric) -> None:
     assert str(SeriesKey.parse(metric.name)) == metric.name
     assert metric.labels == tuple(sorted(metric.labels))
+    assert metric.optional_labels == tuple(sorted(metric.optional_labels))
     assert re.fullmatch(r"[A-Z1].+\.", metric.help)
 
 

@@ -22,7 +22,7 @@ os.replace(aside, file)
 print('{"count_up_total": %d}' % number)
 """
 
-QUIET = {name: {"enabled": False} for name in ("cpu", "memory", "disk", "network", "temperature", "host")}
+QUIET = {name: {"enabled": False} for name in ("cpu", "memory", "disk", "network", "temperature", "host", "containers")}
 
 
 class Agent:

@@ -17,8 +17,8 @@ _OOM_KILLS = entry_pattern("oom_kill")
 _TRANSFER = re.compile(rb"^(\d+:\d+) (Read|Write) (\d+)$", re.MULTILINE)
 # "No limit" is the largest number that a count of pages can hold, which depends on the size of a page.
 _NO_LIMIT_BYTES = 2**62
-# The first of these that names a device counts. The kernel fills the throttle's (since Linux 5.18 only for a group that
-# is throttled), and BFQ's for disks that have this scheduler. Where neither does, nobody knows the transfers.
+# The first of these that names a device counts. The kernel fills the throttle's (later ones, such as 6.1, only for a
+# group that is throttled) and BFQ's for disks that have this scheduler. Where neither does, nobody knows the transfers.
 _TRANSFER_FILES = ("blkio.throttle.io_{}_recursive", "blkio.throttle.io_{}", "blkio.bfq.io_{}_recursive")
 # The first of these that is mounted is looked for containers in; any of them would do.
 _TO_SEARCH = ("cpuacct", "memory", "pids", "blkio")
