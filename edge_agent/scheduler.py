@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from edge_agent import machine_clock
 from edge_agent.collectors.base import Closeable, Collector, Group, Member
 from edge_agent.errors import CollectorError
 from edge_agent.reading import Reading
@@ -38,6 +39,10 @@ class Clock(Protocol):
         """Nanoseconds of a clock that is never set."""
         ...
 
+    def boot_ns(self) -> int:
+        """The same of one that counts time asleep too, where there is one."""
+        ...
+
     def wait_until(self, due_ns: int, stopping: threading.Event) -> bool:
         """Wait until the monotonic clock has reached `due_ns`; False as soon as `stopping` is set."""
         ...
@@ -53,6 +58,10 @@ class SystemClock:
     def monotonic_ns(self) -> int:
         """The monotonic clock."""
         return time.monotonic_ns()
+
+    def boot_ns(self) -> int:
+        """The boot clock."""
+        return machine_clock.boot_ns()
 
     def wait_until(self, due_ns: int, stopping: threading.Event) -> bool:
         """Wait, in pieces where the system wakes the thread early."""
@@ -192,7 +201,7 @@ class _Start:
     """When a tick began, and what takes part in it."""
 
     time_ns: int
-    monotonic_ns: int
+    boot_ns: int
     deadline: float  # of time.monotonic()
     asked: frozenset[str]
 
@@ -214,9 +223,9 @@ class _Crew:
 
     def begin(self) -> _Start:
         """Have every collector that is free begin."""
-        time_ns, monotonic_ns = self._clock.time_ns(), self._clock.monotonic_ns()
+        time_ns, boot_ns = self._clock.time_ns(), self._clock.boot_ns()
         asked = frozenset(member.name for member, worker, _ in self._workers if worker.begin())
-        return _Start(time_ns, monotonic_ns, time.monotonic() + self.group.deadline_seconds, asked)
+        return _Start(time_ns, boot_ns, time.monotonic() + self.group.deadline_seconds, asked)
 
     def finish(self, start: _Start) -> Reading | None:
         """The values of those that are back by the deadline; None where there are none."""
@@ -228,7 +237,8 @@ class _Crew:
             self._take(outcome, member.name, health, values)
         if not values:
             return None
-        return Reading(start.time_ns // 1_000_000, start.monotonic_ns, dict(sorted(values.items())))
+        in_order = dict(sorted(values.items()))
+        return Reading(start.time_ns // 1_000_000, start.boot_ns, in_order, self.group.interval_seconds)
 
     def close(self) -> None:
         self._closed.set()

@@ -19,6 +19,8 @@ from edge_agent.statistics import Statistics
 
 Answer = Mapping[str, float | None]
 
+ASLEEP_NS = 5_000_000_000_000
+
 
 class Calling:
     """A collector that does what it is given."""
@@ -67,6 +69,9 @@ class SteppedClock:
 
     def monotonic_ns(self) -> int:
         return self.now_ns
+
+    def boot_ns(self) -> int:
+        return self.now_ns + ASLEEP_NS
 
     def wait_until(self, due_ns: int, stopping: threading.Event) -> bool:
         if self.waits_left == 0:
@@ -138,7 +143,8 @@ def test_time_is_taken_when_the_measuring_begins() -> None:
     with running(group(a=Calling(collect)), sink=sink, clock=clock):
         until(lambda: sink.readings, 5, "a tick")
     assert sink.readings[0].t_ms == 1_763_678_400_124
-    assert sink.readings[0].monotonic_ns == 1_000
+    assert sink.readings[0].monotonic_ns == 1_000 + ASLEEP_NS
+    assert sink.readings[0].interval_seconds == 0.05
 
 
 def test_the_grid_does_not_drift_and_missed_ticks_are_skipped() -> None:
