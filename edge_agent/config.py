@@ -7,10 +7,11 @@ value (null) means its default.
 import os
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from socket import gethostname
-from typing import Annotated, Any, Final, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -18,7 +19,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from edge_agent import config_source
 from edge_agent.config_source import KeyPath, Source, did_you_mean, dotted
 from edge_agent.errors import ConfigError
+from telemetry_contract.errors import InvalidSeriesKey
+from telemetry_contract.series import SeriesKey
 from telemetry_contract.topics import is_identifier
+
+T = TypeVar("T")
 
 DEFAULT_FILE: Final = Path("/etc/edge-agent/edge-agent.yaml")
 DEFAULT_STATE_DIRECTORY: Final = Path("/var/lib/edge-agent")
@@ -112,11 +117,30 @@ def _in_capitals(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
+def _series(text: str) -> str:
+    try:
+        return str(SeriesKey.parse(text))
+    except InvalidSeriesKey as exc:
+        what = f'must be a series key like flow_ratio or temperature_celsius{{room="a"}}: {exc}'
+        raise PydanticCustomError("series", "{what}", {"what": what}) from exc
+
+
+def _at_least_one(registers: tuple[T, ...]) -> tuple[T, ...]:
+    if not registers:
+        raise PydanticCustomError("empty", "must not be empty")
+    return registers
+
+
+def _given_twice(names: Iterable[str]) -> str | None:
+    return next((name for name, times in Counter(names).items() if times > 1), None)
+
+
 Identifier = Annotated[str, AfterValidator(_identifier)]
 FilePath = Annotated[Path, BeforeValidator(_file_path)]
 IntervalSeconds = Annotated[float, BeforeValidator(_not_a_truth_value), Field(ge=MIN_INTERVAL_SECONDS, le=86_400)]
 Seconds = Annotated[float, BeforeValidator(_not_a_truth_value)]
 Whole = Annotated[int, BeforeValidator(_not_a_truth_value)]
+ModbusUnit = Annotated[Whole, Field(ge=0, le=255)]
 Words = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
@@ -250,6 +274,22 @@ class Containers(Collector):
     exclude_names: Words = ()
 
 
+SensorKind = Literal["hwmon", "iio", "onewire", "battery"]
+
+
+class Sensors(Collector):
+    """The `sensors` collector, and what of the machine it looks at."""
+
+    kinds: tuple[SensorKind, ...] = get_args(SensorKind)
+
+
+class Textfile(Collector):
+    """The `textfile` collector; files are shell patterns. Without any it has nothing to do."""
+
+    files: Words = ()
+    max_age_seconds: Annotated[Seconds, Field(gt=0, le=366 * 86_400)] = 7_200.0
+
+
 class Exec(_Section):
     """One program of the user's that prints a JSON object of series key -> number."""
 
@@ -257,6 +297,81 @@ class Exec(_Section):
     command: Annotated[tuple[str, ...], AfterValidator(_command)]
     interval_seconds: IntervalSeconds | None = None
     timeout_seconds: Annotated[Seconds, Field(ge=0.05, le=3_600)] = 5.0
+
+
+class Execd(_Section):
+    """One program of the user's that is kept running and prints what it measures, a line at a time."""
+
+    name: Identifier
+    command: Annotated[tuple[str, ...], AfterValidator(_command)]
+    format: Literal["json", "influx"] = "json"
+    interval_seconds: IntervalSeconds | None = None
+    max_silence_seconds: Annotated[Seconds, Field(ge=1, le=86_400)] | None = None
+
+
+class ModbusTcp(_Section):
+    """A device or gateway that speaks Modbus TCP."""
+
+    host: Annotated[str, AfterValidator(_host)]
+    port: Annotated[Whole, Field(ge=1, le=65_535)] = 502
+
+
+class ModbusSerial(_Section):
+    """A serial line with Modbus RTU."""
+
+    device: FilePath
+    baud_rate: Annotated[Whole, Field(ge=50, le=4_000_000)] = 9_600
+    parity: Literal["none", "even", "odd"] = "none"
+    stop_bits: Literal[1, 2] = 1
+
+
+class ModbusRegister(_Section):
+    """What one series is read from: registers (or a bit) by table and address as sent, which begin at 0."""
+
+    series: Annotated[str, AfterValidator(_series)]
+    unit: ModbusUnit | None = None
+    table: Literal["holding", "input", "coil", "discrete"] = "holding"
+    address: Annotated[Whole, Field(ge=0, le=65_535)]
+    type: Literal["int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"] = "uint16"
+    word_order: Literal["big", "little"] = "big"
+    scale: Annotated[float, BeforeValidator(_not_a_truth_value)] = 1.0
+    offset: Annotated[float, BeforeValidator(_not_a_truth_value)] = 0.0
+
+
+class Modbus(_Section):
+    """One connection to Modbus devices."""
+
+    name: Identifier
+    tcp: ModbusTcp | None = None
+    serial: ModbusSerial | None = None
+    unit: ModbusUnit = 1
+    interval_seconds: IntervalSeconds | None = None
+    timeout_seconds: Annotated[Seconds, Field(ge=0.05, le=60)] = 1.0
+    registers: Annotated[tuple[ModbusRegister, ...], AfterValidator(_at_least_one)]
+
+    @model_validator(mode="after")
+    def _one_connection(self) -> Self:
+        if (self.tcp is None) == (self.serial is None):
+            raise PydanticCustomError("relation", "must set either tcp or serial")
+        return self
+
+    @model_validator(mode="after")
+    def _series_differ(self) -> Self:
+        if (twice := _given_twice(register.series for register in self.registers)) is not None:
+            raise PydanticCustomError(
+                "relation", "must give each of its series once: {key} is repeated", {"key": twice}
+            )
+        return self
+
+
+class Plugin(_Section):
+    """A collector of another package, by the name under which that offers it."""
+
+    name: Identifier
+    type: Annotated[str, Field(min_length=1)]
+    interval_seconds: IntervalSeconds | None = None
+    timeout_seconds: Annotated[Seconds, Field(ge=0.05, le=3_600)] = 5.0
+    options: dict[str, Any] = {}
 
 
 class Collectors(_Section):
@@ -270,16 +385,39 @@ class Collectors(_Section):
     host: Collector = Collector()
     processes: Processes = Processes()
     containers: Containers = Containers()
+    sensors: Sensors = Sensors()
+    textfile: Textfile = Textfile()
     exec: tuple[Exec, ...] = ()
+    execd: tuple[Execd, ...] = ()
+    modbus: tuple[Modbus, ...] = ()
+    plugins: tuple[Plugin, ...] = ()
 
     @model_validator(mode="after")
-    def _exec_names_differ(self) -> Self:
-        names = [program.name for program in self.exec]
-        for name in names:
-            if names.count(name) > 1:
+    def _names_differ(self) -> Self:
+        named: dict[str, tuple[Exec | Execd | Modbus | Plugin, ...]] = {
+            "exec program": self.exec,
+            "execd program": self.execd,
+            "modbus connection": self.modbus,
+            "plugin": self.plugins,
+        }
+        for kind, several in named.items():
+            if (twice := _given_twice(one.name for one in several)) is not None:
                 raise PydanticCustomError(
-                    "relation", "must give each exec program a name of its own: {name} is taken", {"name": name}
+                    "relation",
+                    "must give each {kind} a name of its own: {name} is taken",
+                    {"kind": kind, "name": twice},
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _serial_lines_differ(self) -> Self:
+        lines = (str(connection.serial.device) for connection in self.modbus if connection.serial is not None)
+        if (twice := _given_twice(lines)) is not None:
+            raise PydanticCustomError(
+                "relation",
+                "must name each serial line in one modbus connection alone: {line} is in two",
+                {"line": twice},
+            )
         return self
 
 

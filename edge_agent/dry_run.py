@@ -28,7 +28,7 @@ class DryRun:
     @property
     def failed(self) -> list[str]:
         """The collectors that gave nothing, or something that could not be used."""
-        return [name for name, counts in self.counts.items() if counts != CollectorCounts()]
+        return [name for name, counts in self.counts.items() if not counts.nothing_wrong]
 
 
 def collect(config: Config) -> DryRun:

@@ -7,11 +7,20 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class CollectorCounts:
-    """Since the start: calls that raised, ticks it was late for, and values that were not usable."""
+    """Since the start: calls that raised, ticks it was late for, and values that were not usable.
+
+    Superseded values were good, but a newer one of the same series came before the tick that would have taken them.
+    """
 
     failures: int = 0
     overruns: int = 0
     rejected_values: int = 0
+    superseded_values: int = 0
+
+    @property
+    def nothing_wrong(self) -> bool:
+        """Whether it gave all that it should have given."""
+        return not (self.failures or self.overruns or self.rejected_values)
 
 
 class Statistics:
@@ -37,12 +46,18 @@ class Statistics:
         """So many entries of its answer were not a series key with a number."""
         self._add(name, rejected_values=values)
 
+    def superseded(self, name: str, values: int) -> None:
+        """So many values were replaced by newer ones before a tick took them."""
+        self._add(name, superseded_values=values)
+
     def snapshot(self) -> Mapping[str, CollectorCounts]:
         """The counts now, in the order in which the collectors were registered."""
         with self._lock:
             return dict(self._counts)
 
-    def _add(self, name: str, *, failures: int = 0, overruns: int = 0, rejected_values: int = 0) -> None:
+    def _add(
+        self, name: str, *, failures: int = 0, overruns: int = 0, rejected_values: int = 0, superseded_values: int = 0
+    ) -> None:
         with self._lock:
             now = self._counts.get(name, CollectorCounts())
             self._counts[name] = replace(
@@ -50,4 +65,5 @@ class Statistics:
                 failures=now.failures + failures,
                 overruns=now.overruns + overruns,
                 rejected_values=now.rejected_values + rejected_values,
+                superseded_values=now.superseded_values + superseded_values,
             )

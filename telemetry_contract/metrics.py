@@ -33,7 +33,7 @@ class Metric(NamedTuple):
 # (https://prometheus.io/docs/practices/naming/#base-units) and those of sensors that it does not name.
 _UNIT_SUFFIXES = (
     *("seconds", "celsius", "meters", "bytes", "ratio", "volts", "amperes", "joules", "grams"),
-    *("percent", "hertz", "watts", "pascals"),
+    *("percent", "hertz", "watts", "pascals", "lux", "rpm"),
 )
 
 
@@ -104,7 +104,20 @@ _METRICS = (
     _metric("network_receive_dropped_total", "Packets received and dropped, mostly for lack of room.", "device"),
     _metric("network_transmit_dropped_total", "Packets dropped before they were sent.", "device"),
     _metric("network_up", "1 where the interface is up and has a link, else 0.", "device"),
-    _metric("temperature_celsius", "What a temperature sensor of the machine measures.", "chip", "sensor"),
+    _metric("temperature_celsius", "What a temperature sensor measures.", "chip", "sensor"),
+    _metric("humidity_percent", "Relative humidity of the air at a sensor.", "chip", "sensor"),
+    _metric("pressure_pascals", "Pressure of the air or what else a sensor is in.", "chip", "sensor"),
+    _metric("illuminance_lux", "How bright it is at a sensor.", "chip", "sensor"),
+    _metric("fan_speed_rpm", "Turns of a fan in a minute.", "chip", "sensor"),
+    _metric("voltage_volts", "Voltage that a chip measures.", "chip", "sensor"),
+    _metric("current_amperes", "Current that a chip measures.", "chip", "sensor"),
+    _metric("power_watts", "Power that a chip measures.", "chip", "sensor"),
+    _metric("energy_joules_total", "Energy that a chip has counted.", "chip", "sensor"),
+    _metric("battery_charge_percent", "Charge of the battery, 0 to 100."),
+    _metric("battery_remaining_seconds", "How long the battery lasts; no value on the mains or where it is not known."),
+    _metric("battery_plugged_in", "1 where the machine is on the mains, else 0."),
+    _metric("textfile_age_seconds", "Time since a file of the `textfile` collector was written.", "file"),
+    _metric("textfile_used", "1 where a file's series are sent, 0 where it is too old or can't be used.", "file"),
     _metric("host_uptime_seconds", "Time since the machine started, time asleep included."),
     _metric("agent_heartbeat_total", "Ticks of the `host` collector since the agent started."),
     _metric("agent_uptime_seconds", "Time since the agent started."),
@@ -115,7 +128,16 @@ _METRICS = (
         "Ticks for which a collector gave nothing: it failed or was late.",
         "collector",
     ),
-    _metric("agent_collector_rejected_values_total", "Entries of an exec program's output not usable.", "collector"),
+    _metric(
+        "agent_collector_rejected_values_total",
+        "Entries that a program, file or plugin of yours gave and that were not usable.",
+        "collector",
+    ),
+    _metric(
+        "agent_collector_superseded_values_total",
+        "Values of an execd program that a newer one replaced before a tick took them.",
+        "collector",
+    ),
     _metric("process_cpu_percent", "CPU time since the previous reading; 100 is one core.", "process"),
     _metric(
         "process_resident_memory_bytes", "Memory held (resident set size); what is shared counts often.", "process"

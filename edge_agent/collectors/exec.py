@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from edge_agent.collectors.program_text import printable, signal_name
 from edge_agent.config import Exec as ExecConfig
 from edge_agent.errors import CollectorError
 from telemetry_contract.errors import InvalidSeriesKey
@@ -25,7 +26,6 @@ from telemetry_contract.series import SeriesKey
 MAX_OUTPUT_BYTES = 64 * 1024
 
 _MAX_STDERR_BYTES = 4096
-_MAX_SHOWN_CHARACTERS = 200
 _POLL_SECONDS = 0.005
 
 
@@ -74,7 +74,7 @@ class Exec:
                 if pipe is not None:
                     pipe.close()
         if code:
-            ended = f"ended with code {code}" if code > 0 else f"was killed by {_signal_name(-code)}"
+            ended = f"ended with code {code}" if code > 0 else f"was killed by {signal_name(-code)}"
             raise CollectorError(f"{self._config.command[0]} {ended}{_first_line(errors)}")
         return output
 
@@ -180,20 +180,9 @@ def _finite(value: float | None) -> float | None:
 
 
 def _first_line(errors: bytes) -> str:
-    line = _printable(errors.decode(errors="replace").strip().partition("\n")[0])
+    line = printable(errors.decode(errors="replace").strip().partition("\n")[0])
     return f": {line}" if line else ""
 
 
 def _shown(output: bytes) -> str:
     return f"it begins with {output[:60].decode(errors='replace')!r}"
-
-
-def _printable(text: str) -> str:
-    return "".join(it if it.isprintable() else "?" for it in text[:_MAX_SHOWN_CHARACTERS])
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

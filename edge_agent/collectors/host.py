@@ -10,6 +10,9 @@ import psutil
 from edge_agent.collectors.base import series
 from edge_agent.statistics import Statistics
 
+# The collectors whose values come from programs, files and packages of the user's.
+_OF_USERS = ("exec.", "execd.", "plugin.", "textfile")
+
 
 def uptime_seconds() -> float:
     """Since the machine started, time asleep included."""
@@ -43,6 +46,8 @@ class Host:
         }
         for name, counts in self._statistics.snapshot().items():
             found[series("agent_collector_failures_total", collector=name)] = counts.failures + counts.overruns
-            if name.startswith("exec."):  # what our own collectors give is always usable
+            if name.startswith(_OF_USERS):  # what our own collectors give is always usable
                 found[series("agent_collector_rejected_values_total", collector=name)] = counts.rejected_values
+            if name.startswith("execd."):
+                found[series("agent_collector_superseded_values_total", collector=name)] = counts.superseded_values
         return found

@@ -9,12 +9,18 @@ from edge_agent.collectors.containers.collector import Containers
 from edge_agent.collectors.cpu import Cpu
 from edge_agent.collectors.disk import Disk
 from edge_agent.collectors.exec import Exec
+from edge_agent.collectors.execd import FIRST_WAIT_SECONDS, Execd
 from edge_agent.collectors.host import Host
 from edge_agent.collectors.memory import Memory
 from edge_agent.collectors.network import Network
 from edge_agent.collectors.processes import Processes
+from edge_agent.collectors.sensors.battery import Battery
+from edge_agent.collectors.sensors.hwmon import Hwmon
+from edge_agent.collectors.sensors.iio import Iio
+from edge_agent.collectors.sensors.onewire import OneWire
 from edge_agent.collectors.temperature import Temperature
 from edge_agent.config import Config
+from edge_agent.errors import ConfigError
 from edge_agent.statistics import Statistics
 
 # A tick waits so long for its slowest collector, and never longer than leaves the interval some room.
@@ -22,12 +28,15 @@ _MAX_DEADLINE_SECONDS = 2.0
 _DEADLINE_SHARE = 0.8
 # Beyond its own timeout: to start a program, and to kill it.
 _EXEC_DEADLINE_EXTRA_SECONDS = 1.0
+# A bus of 1-wire thermometers takes most of a second for each of them.
+_SENSOR_DEADLINE_SECONDS = 30.0
 
 
 def groups(config: Config, statistics: Statistics) -> tuple[Group, ...]:
     """What to run: one group for each interval that built-in collectors have, and one for each of the others.
 
-    `statistics` must be the scheduler's too; the `host` collector reports it.
+    `statistics` must be the scheduler's too; the `host` collector reports it. Raises ConfigError for what only building
+    a collector shows: a package that is not installed, or options that it does not take.
     """
     by_interval: defaultdict[float, list[Member]] = defaultdict(list)
     for interval_seconds, member in _built_in(config, statistics):
@@ -36,7 +45,16 @@ def groups(config: Config, statistics: Statistics) -> tuple[Group, ...]:
         Group(interval_seconds, _deadline_seconds(interval_seconds), tuple(members))
         for interval_seconds, members in sorted(by_interval.items())
     ]
-    return (*together, *_what_runs(config), *_programs(config, statistics))
+    return (
+        *together,
+        *_what_runs(config),
+        *_slow_sensors(config),
+        *_textfile(config, statistics),
+        *_programs(config, statistics),
+        *_running_programs(config, statistics),
+        *_modbus(config),
+        *_plugins(config, statistics),
+    )
 
 
 def _deadline_seconds(interval_seconds: float) -> float:
@@ -58,9 +76,14 @@ def _built_in(config: Config, statistics: Statistics) -> Iterator[tuple[float, M
         yield wanted.temperature.interval_seconds or default, Member("temperature", Temperature())
     if wanted.host.enabled:
         yield wanted.host.interval_seconds or default, Member("host", Host(statistics))
+    if wanted.sensors.enabled and "hwmon" in wanted.sensors.kinds:
+        yield wanted.sensors.interval_seconds or default, Member("sensors.hwmon", Hwmon())
+    if wanted.sensors.enabled and "battery" in wanted.sensors.kinds:
+        yield wanted.sensors.interval_seconds or default, Member("sensors.battery", Battery())
 
 
-# What follows makes ticks of its own: what it measures comes and goes, and programs may be slow.
+# What follows makes ticks of its own: it may be slow, which would hold up the tick of the others, and its keys may come
+# and go. What needs a library of its own, or is seldom wanted, is imported where it is.
 
 
 def _what_runs(config: Config) -> Iterator[Group]:
@@ -75,6 +98,25 @@ def _what_runs(config: Config) -> Iterator[Group]:
         )
 
 
+def _slow_sensors(config: Config) -> Iterator[Group]:
+    sensors = config.collectors.sensors
+    interval_seconds = sensors.interval_seconds or config.sampling.interval_seconds
+    if sensors.enabled and "iio" in sensors.kinds:
+        yield Group(interval_seconds, _SENSOR_DEADLINE_SECONDS, (Member("sensors.iio", Iio()),))
+    if sensors.enabled and "onewire" in sensors.kinds:
+        yield Group(interval_seconds, _SENSOR_DEADLINE_SECONDS, (Member("sensors.onewire", OneWire()),))
+
+
+def _textfile(config: Config, statistics: Statistics) -> Iterator[Group]:
+    textfile = config.collectors.textfile
+    if textfile.enabled and textfile.files:
+        from edge_agent.collectors.textfile import Textfile  # noqa: PLC0415
+
+        interval_seconds = textfile.interval_seconds or config.sampling.interval_seconds
+        member = Member("textfile", Textfile(textfile, partial(statistics.rejected, "textfile")))
+        yield Group(interval_seconds, _MAX_DEADLINE_SECONDS, (member,))
+
+
 def _programs(config: Config, statistics: Statistics) -> Iterator[Group]:
     for program in config.collectors.exec:
         name = f"exec.{program.name}"
@@ -82,3 +124,37 @@ def _programs(config: Config, statistics: Statistics) -> Iterator[Group]:
         interval_seconds = program.interval_seconds or config.sampling.interval_seconds
         deadline_seconds = program.timeout_seconds + _EXEC_DEADLINE_EXTRA_SECONDS
         yield Group(interval_seconds, deadline_seconds, (Member(name, collector),))
+
+
+def _running_programs(config: Config, statistics: Statistics) -> Iterator[Group]:
+    for program in config.collectors.execd:
+        name = f"execd.{program.name}"
+        collector = Execd(program, partial(statistics.rejected, name), partial(statistics.superseded, name))
+        interval_seconds = program.interval_seconds or config.sampling.interval_seconds
+        deadline_seconds = FIRST_WAIT_SECONDS + _EXEC_DEADLINE_EXTRA_SECONDS
+        yield Group(interval_seconds, deadline_seconds, (Member(name, collector),))
+
+
+def _modbus(config: Config) -> Iterator[Group]:
+    for connection in config.collectors.modbus:
+        try:
+            from edge_agent.collectors.modbus.collector import Modbus  # noqa: PLC0415
+        except ImportError as exc:
+            raise ConfigError(
+                "collectors.modbus needs a package that is not installed here: pip install 'telemetry-bridge[modbus]'"
+            ) from exc
+
+        units = {register.unit or connection.unit for register in connection.registers}
+        interval_seconds = connection.interval_seconds or config.sampling.interval_seconds
+        deadline_seconds = connection.timeout_seconds * (1 + 2 * len(units)) + _EXEC_DEADLINE_EXTRA_SECONDS
+        yield Group(interval_seconds, deadline_seconds, (Member(f"modbus.{connection.name}", Modbus(connection)),))
+
+
+def _plugins(config: Config, statistics: Statistics) -> Iterator[Group]:
+    for plugin in config.collectors.plugins:
+        from edge_agent.collectors import plugins  # noqa: PLC0415
+
+        name = f"plugin.{plugin.name}"
+        interval_seconds = plugin.interval_seconds or config.sampling.interval_seconds
+        collector = plugins.build(plugin, interval_seconds, partial(statistics.rejected, name))
+        yield Group(interval_seconds, plugin.timeout_seconds, (Member(name, collector),))

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
+from harness.tree import build_tree
 
 from edge_agent import dry_run
 from edge_agent.collectors.cpu import Cpu
@@ -18,11 +19,16 @@ from edge_agent.collectors.host import Host
 from edge_agent.collectors.memory import Memory
 from edge_agent.collectors.network import Network
 from edge_agent.collectors.processes import Processes
+from edge_agent.collectors.sensors.battery import Battery
+from edge_agent.collectors.sensors.hwmon import Hwmon
+from edge_agent.collectors.sensors.iio import Iio
 from edge_agent.collectors.temperature import Temperature
+from edge_agent.collectors.textfile import Textfile
 from edge_agent.config import Config
 from edge_agent.config import Disk as DiskConfig
 from edge_agent.config import Network as NetworkConfig
 from edge_agent.config import Processes as ProcessesConfig
+from edge_agent.config import Textfile as TextfileConfig
 from edge_agent.statistics import Statistics
 from telemetry_contract.metrics import CATALOGUE, Metric, MetricKind, kind_of, unit_of
 from telemetry_contract.series import SeriesKey
@@ -30,6 +36,7 @@ from telemetry_contract.series import SeriesKey
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "metrics.md"
 CONTAINERS = ROOT / "tests" / "edge" / "testcases" / "containers"
+SENSORS = ROOT / "tests" / "edge" / "testcases" / "sensors"
 SYS_CLASSES = ROOT / "tests" / "edge" / "sys_class"
 
 
@@ -67,6 +74,7 @@ def machine_with_everything() -> SimpleNamespace:
         disk_io_counters=lambda **_: {"sda": transfers},
         net_io_counters=lambda **_: {"eth0": packets},
         net_if_stats=lambda: {"eth0": SimpleNamespace(isup=True)},
+        sensors_battery=lambda: SimpleNamespace(percent=50, secsleft=60, power_plugged=False),
     )
 
 
@@ -80,10 +88,19 @@ def required(metric: str, labels: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(label for label in labels if label not in CATALOGUE[metric].optional_labels)
 
 
-def test_catalogue_lists_exactly_what_the_collectors_send() -> None:
+def sensors_of_every_kind(directory: Path) -> Iterator[Mapping[str, float | None]]:
+    for case in ("desktop", "server_power", "room"):
+        root = build_tree((SENSORS / case / "sys.txt").read_text(), directory / case)
+        yield Hwmon(root=root).collect()
+        yield Iio(root=root).collect()
+
+
+def test_catalogue_lists_exactly_what_the_collectors_send(tmp_path: Path) -> None:
     system = machine_with_everything()
     statistics = Statistics()
     statistics.register("exec.boiler")
+    statistics.register("execd.meter")
+    (tmp_path / "job.prom").touch()
     found = labels_by_metric(
         Cpu(per_core=True, system=system).collect(),
         Memory(system=system).collect(),
@@ -96,6 +113,9 @@ def test_catalogue_lists_exactly_what_the_collectors_send() -> None:
         Network(NetworkConfig(), system=system).collect(),
         Temperature(classes=SYS_CLASSES / "raspberry_pi").collect(),
         Host(statistics).collect(),
+        *sensors_of_every_kind(tmp_path),
+        Battery(system=system).collect(),
+        Textfile(TextfileConfig(files=(str(tmp_path / "*.prom"),)), lambda _: None).collect(),
         Processes(ProcessesConfig(names=("init",))).collect(),
         *containers_of_every_kind(),
     )

@@ -13,12 +13,26 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from edge_agent import config as module
-from edge_agent.config import Config, Exec, Tls, leaves, load
+from edge_agent.config import (
+    Config,
+    Exec,
+    Execd,
+    Modbus,
+    ModbusRegister,
+    ModbusSerial,
+    ModbusTcp,
+    Plugin,
+    Tls,
+    leaves,
+    load,
+)
 from edge_agent.config_source import Source, dotted, overlay, variable
 from edge_agent.errors import ConfigError
 from telemetry_contract.topics import is_identifier
 
 QUOTES = "(in quotes where it looks like a number or a date)"
+A_SERIES = 'a series key like flow_ratio or temperature_celsius{room="a"}'
+NOT_A_NAME = "metric name 'a b' does not match [a-zA-Z_:][a-zA-Z0-9_:]*"
 SAMPLE = Path(__file__).parents[2] / "deploy" / "edge-agent.yaml"
 
 
@@ -92,16 +106,23 @@ def test_sample_writes_every_key() -> None:
 
 
 def test_examples_in_comments_of_the_sample_are_valid_and_write_every_key() -> None:
-    text = re.sub(
-        r"(?m)^( *)# (tls:|exec:|  - name|    (?:command|interval_seconds|timeout_seconds):)",
-        r"\1\2",
-        SAMPLE.read_text(),
-    )
-    text = text.replace("  exec: []\n", "").replace("  tls: null\n", "")
-    config = Config.model_validate(yaml.safe_load(text))
+    lists: dict[str, type[BaseModel]] = {"exec": Exec, "execd": Execd, "modbus": Modbus, "plugins": Plugin}
+    # Prose begins after one space; an example is the name of a list, or `tls`, and what is indented below it.
+    text = re.sub(rf"(?m)^( *)# ((?:tls|{'|'.join(lists)}):|  )", r"\1\2", SAMPLE.read_text())
+    for name in lists:
+        text = text.replace(f"  {name}: []\n", "")
+    config = Config.model_validate(yaml.safe_load(text.replace("  tls: null\n", "")))
     assert config.broker.tls is not None
     assert config.broker.tls.model_fields_set == Tls.model_fields.keys()
-    assert config.collectors.exec[0].model_fields_set == Exec.model_fields.keys()
+    for name, section in lists.items():
+        examples = getattr(config.collectors, name)
+        assert set().union(*(it.model_fields_set for it in examples)) == section.model_fields.keys()
+    over_tcp, over_serial_line = config.collectors.modbus
+    assert over_tcp.tcp is not None
+    assert over_tcp.tcp.model_fields_set == ModbusTcp.model_fields.keys()
+    assert over_tcp.registers[0].model_fields_set == ModbusRegister.model_fields.keys()
+    assert over_serial_line.serial is not None
+    assert over_serial_line.serial.model_fields_set == ModbusSerial.model_fields.keys()
 
 
 @pytest.mark.parametrize(
@@ -170,6 +191,55 @@ def test_examples_in_comments_of_the_sample_are_valid_and_write_every_key() -> N
         (
             "collectors:\n  exec:\n  - {name: x, command: [a]}\n  - {name: x, command: [b]}\n",
             "collectors must give each exec program a name of its own: x is taken (edge.yaml line 1)",
+        ),
+        (
+            "collectors:\n  execd:\n  - {name: x, command: [a]}\n  - {name: x, command: [b]}\n",
+            "collectors must give each execd program a name of its own: x is taken (edge.yaml line 1)",
+        ),
+        (
+            "collectors:\n  execd:\n  - {name: x, command: [a], format: xml}\n",
+            "collectors.execd[0].format must be 'json' or 'influx', got 'xml' (edge.yaml line 3)",
+        ),
+        (
+            "collectors: {sensors: {kinds: [hwmon, gpio]}}",
+            "collectors.sensors.kinds[1] must be 'hwmon', 'iio', 'onewire' or 'battery', got 'gpio' (edge.yaml line 1)",
+        ),
+        (
+            "collectors: {textfile: {max_age_seconds: 0}}",
+            "collectors.textfile.max_age_seconds must be greater than 0, got 0 (edge.yaml line 1)",
+        ),
+        (
+            "collectors:\n  modbus:\n  - {name: x, registers: [{series: a, address: 0}]}\n",
+            "collectors.modbus[0] must set either tcp or serial (edge.yaml line 3)",
+        ),
+        (
+            "collectors:\n  modbus:\n  - {name: x, tcp: {host: a}, registers: []}\n",
+            "collectors.modbus[0].registers must not be empty, got [] (edge.yaml line 3)",
+        ),
+        (
+            "collectors:\n  modbus:\n  - {name: x, tcp: {host: a}, registers: [{series: a b, address: 0}]}\n",
+            f"collectors.modbus[0].registers[0].series must be {A_SERIES}: {NOT_A_NAME}, got 'a b' (edge.yaml line 3)",
+        ),
+        (
+            """collectors:
+  modbus:
+  - name: x
+    tcp: {host: a}
+    registers: [{series: 'a{b="1",c="2"}', address: 0}, {series: 'a{c="2",b="1"}', address: 1}]
+""",
+            'collectors.modbus[0] must give each of its series once: a{b="1",c="2"} is repeated (edge.yaml line 3)',
+        ),
+        (
+            """collectors:
+  modbus:
+  - {name: x, serial: {device: /dev/x}, registers: [{series: a, address: 0}]}
+  - {name: y, serial: {device: /dev/x}, registers: [{series: b, address: 0}]}
+""",
+            "collectors must name each serial line in one modbus connection alone: /dev/x is in two (edge.yaml line 1)",
+        ),
+        (
+            "collectors:\n  modbus:\n  - {name: x, tcp: {host: a, prot: 5}, registers: [{series: a, address: 0}]}\n",
+            "collectors.modbus[0].tcp.prot is not a known key; did you mean port? (edge.yaml line 3)",
         ),
         ("outbox: {path: ''}", "outbox.path must be the path of a file, got '' (edge.yaml line 1)"),
         ("outbox: {max_bytes: 10}", "outbox.max_bytes must be at least 65536, got 10 (edge.yaml line 1)"),

@@ -1,9 +1,4 @@
-"""The sensors against fake /sys trees: folders with a `sys.txt` that describes the tree and what it should come to.
-
-A tree is described rather than kept as files because its names (`iio:device0`, `0000:01:00.0`) can't be checked out
-everywhere. A line is `path = content`, `path -> target of a link`, or `path/` for a folder (which, where a file is
-expected, can't be read).
-"""
+"""The sensors against fake /sys trees: folders with a tree (`harness.tree`) and what it should come to."""
 
 import json
 import re
@@ -13,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from harness.tree import build_tree
 
 from edge_agent.collectors.sensors.battery import Battery
 from edge_agent.collectors.sensors.hwmon import Hwmon
@@ -22,23 +18,6 @@ from edge_agent.collectors.temperature import Temperature
 from telemetry_contract.series import SeriesKey
 
 CASES = sorted((Path(__file__).parent / "testcases" / "sensors").iterdir())
-
-
-def build(description: str, root: Path) -> Path:
-    for line in description.splitlines():
-        if not line or line.startswith("#"):
-            continue
-        match = re.fullmatch(r"(\S+?)(?:/| -> (\S+)| =(?: (.*))?)", line)
-        assert match is not None, line
-        path = root / match[1]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if match[2] is not None:
-            path.symlink_to(match[2])
-        elif line.endswith("/"):
-            path.mkdir()
-        else:
-            path.write_text((match[3] or "").replace("\\n", "\n") + "\n")
-    return root
 
 
 def collect(root: Path) -> dict[str, float | None]:
@@ -56,7 +35,7 @@ def approximately(expected: Mapping[str, float | None]) -> dict[str, object]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_case(case: Path, tmp_path: Path) -> None:
-    found = collect(build((case / "sys.txt").read_text(), tmp_path))
+    found = collect(build_tree((case / "sys.txt").read_text(), tmp_path))
     assert found == approximately(json.loads((case / "expected.json").read_text()))
     assert all(str(SeriesKey.parse(key)) == key for key in found)
 
@@ -69,12 +48,12 @@ def test_names_do_not_depend_on_the_order_in_which_drivers_load(case: Path, tmp_
     description = re.sub(r"\b(hwmon|iio:device|nvme|usb)(\d+)\b", renumbered, (case / "sys.txt").read_text())
     description = description.replace("0C10.0005", "0C10.0009")
     expected = json.loads((case / "expected.json").read_text())
-    assert collect(build(description, tmp_path)) == approximately(expected)
+    assert collect(build_tree(description, tmp_path)) == approximately(expected)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_sensor_that_goes_away_is_no_error(case: Path, tmp_path: Path) -> None:
-    root = build((case / "sys.txt").read_text(), tmp_path)
+    root = build_tree((case / "sys.txt").read_text(), tmp_path)
     before = collect(root)
     if (root / "devices").exists():
         shutil.rmtree(root / "devices")
@@ -86,7 +65,7 @@ def test_sensor_that_goes_away_is_no_error(case: Path, tmp_path: Path) -> None:
 def test_temperatures_of_chips_are_told_once(tmp_path: Path) -> None:
     """By the `temperature` collector, under the same chip's name; a 1-wire thermometer by the sensors alone."""
     for case in CASES:
-        root = build((case / "sys.txt").read_text(), tmp_path / case.name)
+        root = build_tree((case / "sys.txt").read_text(), tmp_path / case.name)
         temperatures = Temperature(classes=root / "class").collect()
         assert not temperatures.keys() & collect(root).keys()
         if case.name == "desktop":

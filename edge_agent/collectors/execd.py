@@ -1,0 +1,158 @@
+"""A program of the user's that is kept running and prints what it measures, a line at a time.
+
+A line is a JSON object of series key -> number, as the `exec` collector takes it, or a point in InfluxDB line protocol.
+Each tick holds the newest value of every series since the tick before; it carries the time of the tick, as timestamps
+in lines are of clocks that the agent knows nothing about. When nothing was printed there is no tick.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from edge_agent.collectors.exec import parse
+from edge_agent.collectors.line_program import LineProgram, Timing
+from edge_agent.config import Execd as ExecdConfig
+from edge_agent.errors import CollectorError
+from edge_agent.limited_log import LimitedLog
+from telemetry_contract.errors import InvalidLine
+from telemetry_contract.line_protocol import points, samples
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT_SECONDS = 5.0
+MAX_SERIES = 10_000
+
+# A series that is not printed for so many ticks with others is not expected any more.
+_FORGOTTEN_AFTER_TICKS = 100
+
+
+class Execd:
+    """Starts the program with the first `collect`, which waits for its first line, but not for long.
+
+    `rejected` is told how many entries of lines (or whole lines) were not usable, and `superseded` how many values were
+    replaced by newer ones before a tick took them.
+    """
+
+    def __init__(
+        self,
+        config: ExecdConfig,
+        rejected: Callable[[int], None],
+        superseded: Callable[[int], None],
+        *,
+        timing: Timing | None = None,
+    ) -> None:
+        self._config = config
+        self._rejected = rejected
+        self._superseded = superseded
+        self._timing = timing or Timing(max_silence_seconds=config.max_silence_seconds)
+        self._read = _json if config.format == "json" else _influx
+        self._log = LimitedLog(logger, f"collector execd.{config.name} leaves out")
+        self._changed = threading.Condition()  # guards all below
+        self._program: LineProgram | None = None
+        self._closed = False
+        self._fresh: dict[str, float | None] = {}
+        self._useful = False  # whether the program has printed something useful since it was started
+        self._trouble: str | None = None  # why there is nothing, until there is something again
+        self._absent_ticks: dict[str, int] = {}  # by series, all that are expected
+
+    def collect(self) -> dict[str, float | None]:
+        """The newest values since the last call; series that are expected and have none are None.
+
+        Raises CollectorError where there are none because the program has ended or prints nothing that can be used.
+        """
+        with self._changed:
+            if self._closed:
+                raise CollectorError("the agent is stopping")
+            if self._program is None:
+                self._program = self._start()
+                self._changed.wait_for(lambda: self._fresh or self._trouble or self._closed, FIRST_WAIT_SECONDS)
+            fresh, self._fresh = self._fresh, {}
+            if not fresh and self._trouble is not None:
+                raise CollectorError(self._trouble)
+            return self._completed(fresh) if fresh else {}
+
+    def close(self) -> None:
+        """End the program, and start it no more. It is asked to end, and killed a second later."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            program, self._program = self._program, None
+        if program is not None:
+            program.close()  # not under the lock, which the program's thread takes
+
+    def _start(self) -> LineProgram:
+        return LineProgram(
+            f"execd.{self._config.name}",
+            self._config.command,
+            printed=self._printed,
+            lost=self._lost,
+            ended=self._ended,
+            timing=self._timing,
+        )
+
+    def _printed(self, line: bytes) -> None:
+        found, unusable = self._read(line)
+        superseded = 0
+        with self._changed:
+            for key, value in found.items():
+                superseded += key in self._fresh
+                if key in self._fresh or len(self._fresh) < MAX_SERIES:
+                    self._fresh[key] = value
+                else:
+                    unusable.append(f"{key}: there are {MAX_SERIES} series already")
+            if found:
+                self._useful, self._trouble = True, None
+            elif unusable and not self._useful:
+                self._trouble = f"{self._config.command[0]} printed nothing that can be used: {unusable[0]}"
+            self._changed.notify_all()
+        if superseded:
+            self._superseded(superseded)
+        if unusable:
+            self._rejected(len(unusable))
+            self._log.warning(unusable[0])
+
+    def _lost(self, lines: int) -> None:
+        self._rejected(lines)
+        self._log.warning(f"{lines} lines that are too long or have no end")
+
+    def _ended(self, how: str) -> None:
+        with self._changed:
+            self._useful, self._trouble = False, how
+            self._changed.notify_all()
+
+    def _completed(self, fresh: dict[str, float | None]) -> dict[str, float | None]:
+        """With None for what is expected, so that series that are printed at different times make one set of keys."""
+        ticks = {key: absent + 1 for key, absent in self._absent_ticks.items() if absent < _FORGOTTEN_AFTER_TICKS}
+        self._absent_ticks = ticks | dict.fromkeys(fresh, 0)
+        return dict.fromkeys(self._absent_ticks) | fresh
+
+
+Found = tuple[dict[str, float | None], list[str]]
+
+
+def _json(line: bytes) -> Found:
+    """The values of a line by series key, and what is wrong with each entry left out; a blank line is nothing."""
+    if not line.strip():
+        return {}, []
+    try:
+        return parse(line)
+    except CollectorError as exc:
+        return {}, [str(exc)]
+
+
+def _influx(line: bytes) -> Found:
+    """The same of a point in line protocol."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as exc:
+        return {}, [f"not UTF-8 text: byte {exc.start} is {exc.reason}"]
+    found: dict[str, float | None] = {}
+    unusable: list[str] = []
+    for point in points(text):
+        if isinstance(point, InvalidLine):
+            unusable.append(str(point))
+        else:
+            numbers = samples(point)
+            found |= {str(key): value for key, value in numbers.values.items()}
+            unusable += numbers.unusable
+    return found, unusable
