@@ -10,12 +10,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Final
 
 from edge_agent import messages
 from edge_agent.config import Config
+from edge_agent.delivery_report import DeliveryCounts, DeliveryReport
 from edge_agent.errors import OutboxCorrupt, OutboxError
 from edge_agent.intake import Intake
 from edge_agent.mqtt import Acknowledged, Connected, Disconnected, Event, Link, Received, Will
@@ -58,8 +59,8 @@ class _Stop:
 class Publisher:
     """Delivers what is appended, the present first, until it is confirmed.
 
-    `append`, `depth`, `stalled` and `stop` may be called from any thread. Should its thread end by an error of this
-    program, it calls `on_failure`.
+    `append`, `depth`, `report`, `stalled` and `stop` may be called from any thread. Should its thread end by an error
+    of this program, it calls `on_failure`.
     """
 
     def __init__(
@@ -107,9 +108,11 @@ class Publisher:
         self._unflushed_since: float | None = None
         self._dropped = outbox.dropped
         self._disk_fails = False
-        self._ignored_acks = 0
+        self._counts = DeliveryCounts()
+        self._report_due = 0.0
         self._stop_at: float | None = None
         self._timeout = min(_STEP_SECONDS, config.delivery.confirm_timeout_seconds / 4)
+        self._report = self._reported()
 
     @property
     def depth(self) -> int:
@@ -117,6 +120,11 @@ class Publisher:
         with self._lock:
             taken, held = self._accounted
             return held + self._appended - taken
+
+    @property
+    def report(self) -> DeliveryReport:
+        """How it stands, a second ago at most; after `stop` how it stood at the end."""
+        return self._report
 
     def start(self) -> None:
         """Begins to store and to send."""
@@ -174,6 +182,10 @@ class Publisher:
         self._guarded(self._work)
         self._accounted = (self._taken, self._outbox.depth + self._intake.waiting)
         self._progress_at = time.monotonic()
+        if self._progress_at >= self._report_due:
+            self._report_due = self._progress_at + _STEP_SECONDS
+            with contextlib.suppress(OutboxError):  # the next turn meets it too
+                self._report = self._reported()
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Does what needs the outbox, and survives a disk that does not play along."""
@@ -255,6 +267,7 @@ class Publisher:
             return []
         if event.failure is None:
             return self._window.acknowledged(now, message_id)
+        self._counts.refused_messages += 1
         if not self._window.stalled:
             log.warning("the broker refused a message: %s; trying again", event.failure)
         self._window.refused(now, message_id, for_its_content=str(event.failure) in _FOR_ITS_CONTENT)
@@ -265,11 +278,13 @@ class Publisher:
         try:
             ack = decode_ack(event.payload)
         except PayloadError as exc:
-            self._ignored_acks += 1
-            if self._ignored_acks == 1:
+            self._counts.ignored_acks += 1
+            if self._counts.ignored_acks == 1:
                 log.warning("ignored a message on %s, and will ignore others like it: %s", event.topic, exc)
             return None
-        return ack if ack.stream == self._outbox.stream and ack.committed and not self._by_broker else None
+        mine = ack.stream == self._outbox.stream and not self._by_broker
+        self._counts.commit_acks += mine
+        return ack if mine and ack.committed else None
 
     def _committed(self, ack: CommitAck) -> None:
         last = ack.committed[-1][1]
@@ -300,6 +315,7 @@ class Publisher:
             self._unsettled += ranges if self._by_broker else []
             if not self._by_broker:
                 self._unsettled = list(ranges)  # acks are cumulative
+        self._counts.ticks_confirmed += deleted
         self._window.confirmed(time.monotonic(), ranges, deleted=deleted)
 
     def _maintain(self, now: float) -> None:
@@ -352,6 +368,8 @@ class Publisher:
         sent = [tick.seq for tick in ticks]
         self._packets[packet_id] = self._window.sent(now, lane, sent, len(encoded.payload))
         self._highest_sent = max(self._highest_sent, sent[-1])
+        self._counts.messages_sent += 1
+        self._counts.ticks_sent += len(sent)
         return True
 
     def _encoded(self, lane: Lane, ticks: Sequence[StoredTick]) -> Encoded:
@@ -401,6 +419,18 @@ class Publisher:
             reason=None if online else "stopped",
             outbox=self._outbox.state(),
             config_hash=self._identity.config_hash,
+        )
+
+    def _reported(self) -> DeliveryReport:
+        return DeliveryReport(
+            stream=self._outbox.stream,
+            connected=self._connection is not None,
+            in_flight=self._window.in_flight,
+            stalled=self._window.stalled,
+            in_memory=self._intake.waiting,
+            disk_fails=self._disk_fails or self._intake.waiting > 0,
+            outbox=self._outbox.state(),
+            counts=replace(self._counts),
         )
 
     def _will(self) -> Will:
@@ -457,6 +487,8 @@ class Publisher:
             log.warning("%s", exc)
         if self._intake.waiting:
             log.error("%d readings that the outbox did not take are lost", self._intake.waiting)
+        with contextlib.suppress(OutboxError):
+            self._report = self._reported()
 
     def _close_outbox(self) -> None:
         try:
