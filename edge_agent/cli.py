@@ -68,8 +68,11 @@ def _check_config(options: argparse.Namespace) -> int:
     import yaml  # noqa: PLC0415 - only this command writes YAML
 
     from edge_agent import preflight  # noqa: PLC0415
+    from edge_agent.collectors.registry import groups  # noqa: PLC0415
+    from edge_agent.statistics import Statistics  # noqa: PLC0415
 
     config = load(options.config, os.environ)
+    groups(config, Statistics())
     print("# OK. In effect:")
     print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="", flush=True)
     for warning in preflight.warnings(config):

@@ -15,16 +15,22 @@ def warnings(config: Config) -> Iterator[str]:
     """One sentence each, as this user finds this machine now."""
     yield from _outbox(config.outbox.path)
     yield from _broker(config.broker)
+    for running in config.collectors.execd:
+        yield from _program(f"collectors.execd: {running.name}", running.command[0])
     for program in config.collectors.exec:
         what = f"collectors.exec: {program.name}"
-        if shutil.which(program.command[0]) is None:
-            yield f"{what}: {program.command[0]} is not a program that this user can run"
+        yield from _program(what, program.command[0])
         interval_seconds = program.interval_seconds or config.sampling.interval_seconds
         if program.timeout_seconds > interval_seconds:
             yield (
                 f"{what}: with timeout_seconds {program.timeout_seconds:g} above its interval of"
                 f" {interval_seconds:g} s a slow run costs ticks"
             )
+
+
+def _program(what: str, program: str) -> Iterator[str]:
+    if shutil.which(program) is None:
+        yield f"{what}: {program} is not a program that this user can run"
 
 
 def _outbox(path: Path) -> Iterator[str]:

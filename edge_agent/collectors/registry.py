@@ -1,5 +1,6 @@
 """From the configuration to the collectors that run, in groups."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -30,6 +31,9 @@ _DEADLINE_SHARE = 0.8
 _EXEC_DEADLINE_EXTRA_SECONDS = 1.0
 # A bus of 1-wire thermometers takes most of a second for each of them.
 _SENSOR_DEADLINE_SECONDS = 30.0
+
+# Windows has none. What a program has started could not be ended with it.
+_HAS_PROCESS_GROUPS = hasattr(os, "killpg")
 
 
 def groups(config: Config, statistics: Statistics) -> tuple[Group, ...]:
@@ -117,7 +121,14 @@ def _textfile(config: Config, statistics: Statistics) -> Iterator[Group]:
         yield Group(interval_seconds, _MAX_DEADLINE_SECONDS, (member,))
 
 
+def _need_process_groups(collector: str) -> None:
+    if not _HAS_PROCESS_GROUPS:
+        raise ConfigError(f"collectors.{collector} needs process groups, which this system does not have")
+
+
 def _programs(config: Config, statistics: Statistics) -> Iterator[Group]:
+    if config.collectors.exec:
+        _need_process_groups("exec")
     for program in config.collectors.exec:
         name = f"exec.{program.name}"
         collector: Collector = Exec(program, partial(statistics.rejected, name))
@@ -127,6 +138,8 @@ def _programs(config: Config, statistics: Statistics) -> Iterator[Group]:
 
 
 def _running_programs(config: Config, statistics: Statistics) -> Iterator[Group]:
+    if config.collectors.execd:
+        _need_process_groups("execd")
     for program in config.collectors.execd:
         name = f"execd.{program.name}"
         collector = Execd(program, partial(statistics.rejected, name), partial(statistics.superseded, name))

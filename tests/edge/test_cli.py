@@ -217,12 +217,15 @@ def test_warnings_name_what_will_probably_not_work(tmp_path: Path, password_file
     text = f"""
 outbox: {{path: {tmp_path}}}
 broker: {{username: x, password_file: {password_file}, host: broker.example.org}}
-collectors: {{exec: [{{name: boiler, command: [no-such-program], interval_seconds: 1}}]}}
+collectors:
+  exec: [{{name: boiler, command: [no-such-program], interval_seconds: 1}}]
+  execd: [{{name: meter, command: [no-such-meter]}}, {{name: shell, command: [sh]}}]
 """
     assert list(warnings(config_of(tmp_path, text))) == [
         f"outbox.path: {tmp_path} is a directory; it must be a file or not exist",
         f"broker.password_file: every user of this machine can read {password_file}",
         "broker.tls: without it the password goes to broker.example.org for all on the way to read",
+        "collectors.execd: meter: no-such-meter is not a program that this user can run",
         "collectors.exec: boiler: no-such-program is not a program that this user can run",
         "collectors.exec: boiler: with timeout_seconds 5 above its interval of 1 s a slow run costs ticks",
     ]
