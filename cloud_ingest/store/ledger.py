@@ -1,17 +1,20 @@
 """The ledger: which sequence numbers of a stream are settled, kept in the row that is also the stream's lock.
 
 A number is settled once its tick is stored, or parked in `rejected`. What the ledger holds when a transaction commits
-is what a commit ack may say, and what makes a second delivery harmless. All functions here run inside the batch's
-transaction, in this order: `create`, `lock`, `settled`, `settle`.
+is what a commit ack may say, and what makes a second delivery harmless. `lock` and `settle` run inside the batch's
+transaction, in this order; the streams are made before it.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from uuid import UUID
 
 from cloud_ingest.store.database import Connection
 from cloud_ingest.store.ranges import Range, from_multirange, to_multirange
+
+_number = attrgetter("int")  # the order of UUIDs, which they find more slowly themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +27,19 @@ class Entry:
     newest: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Whose a stream is (the number of the device), and which of the incoming numbers are settled already."""
+
+    device_id: int
+    settled: list[Range]
+
+
 def create(connection: Connection, devices: Mapping[UUID, int]) -> None:
     """Makes the streams (each with the number of its device) that are not there yet."""
-    streams = sorted(devices)
+    streams = sorted(devices, key=_number)
     connection.execute(
+        # Sorted, so that two ingesters that make the same streams wait for each other and don't deadlock
         "insert into telemetry.stream (stream_id, device_id)"
         " select * from unnest(%(streams)s::uuid[], %(devices)s::integer[]) as wanted (stream_id, device_id)"
         " order by stream_id on conflict do nothing",
@@ -35,52 +47,49 @@ def create(connection: Connection, devices: Mapping[UUID, int]) -> None:
     )
 
 
-def lock(connection: Connection, streams: Iterable[UUID]) -> dict[UUID, int]:
-    """Locks the streams until the transaction ends and says whose they are: stream -> number of the device.
+def lock(connection: Connection, incoming: Mapping[UUID, list[Range]]) -> dict[UUID, Known]:
+    """Locks the streams until the transaction ends; what is known of those that are there.
 
-    Always in ascending order, so that two ingesters with the same streams can't deadlock.
+    Always in ascending order, so that two ingesters with the same streams can't deadlock. What is returned of a row is
+    what its last holder committed, though the statement began before: PostgreSQL computes it anew after the wait
+    (documentation, 13.2.1 "Read Committed Isolation Level").
     """
+    streams = sorted(incoming, key=_number)
     rows = connection.execute(
-        "select stream_id, device_id from telemetry.stream where stream_id = any(%s::uuid[])"
-        " order by stream_id for update",
-        [_array(sorted(streams))],
+        "select incoming.number, stream.device_id,"
+        " case when stream.received && incoming.ranges then (stream.received * incoming.ranges)::text end"
+        " from unnest(%(streams)s::uuid[], %(ranges)s::int8multirange[]) with ordinality"
+        " as incoming (stream_id, ranges, number)"
+        " join telemetry.stream using (stream_id) order by stream_id for update of stream",
+        {"streams": _array(streams), "ranges": _array(_quoted(incoming[stream]) for stream in streams)},
     ).fetchall()
-    return dict(rows)
-
-
-def settled(connection: Connection, incoming: Mapping[UUID, list[Range]]) -> dict[UUID, list[Range]]:
-    """The parts of `incoming` that are settled already, for the streams that have any.
-
-    A statement after `lock`, not one with it: it must see what the previous holder of the lock committed.
-    """
-    rows = connection.execute(
-        "select stream_id, (stream.received * incoming.ranges)::text"
-        " from unnest(%(streams)s::uuid[], %(ranges)s::int8multirange[]) as incoming (stream_id, ranges)"
-        " join telemetry.stream using (stream_id) where stream.received && incoming.ranges",
-        {"streams": _array(incoming), "ranges": _array(map(_quoted, incoming.values()))},
-    ).fetchall()
-    return {stream: from_multirange(text) for stream, text in rows}
+    return {
+        streams[number - 1]: Known(device_id, [] if settled is None else from_multirange(settled))
+        for number, device_id, settled in rows
+    }
 
 
 def settle(connection: Connection, entries: Mapping[UUID, Entry]) -> dict[UUID, list[Range]]:
     """Adds the entries and returns, for each of their streams, what is now settled of that the edge may still hold."""
+    streams = list(entries)
     rows = connection.execute(
         "update telemetry.stream set received = stream.received + entry.incoming,"
         " low = greatest(stream.low, entry.low), ticks = stream.ticks + entry.ticks,"
         " newest = greatest(stream.newest, entry.newest), last_seen = now()"
         " from unnest(%(streams)s::uuid[], %(incoming)s::int8multirange[], %(lows)s::bigint[],"
-        " %(ticks)s::bigint[], %(newest)s::timestamptz[]) as entry (stream_id, incoming, low, ticks, newest)"
+        " %(ticks)s::bigint[], %(newest)s::timestamptz[]) with ordinality"
+        " as entry (stream_id, incoming, low, ticks, newest, number)"
         " where stream.stream_id = entry.stream_id"
-        " returning stream.stream_id, (stream.received * int8multirange(int8range(stream.low, null)))::text",
+        " returning entry.number, (stream.received * int8multirange(int8range(stream.low, null)))::text",
         {
-            "streams": _array(entries),
+            "streams": _array(streams),
             "incoming": _array(_quoted(entry.incoming) for entry in entries.values()),
             "lows": _array(entry.low for entry in entries.values()),
             "ticks": _array(entry.ticks for entry in entries.values()),
             "newest": _array("null" if entry.newest is None else f'"{entry.newest}"' for entry in entries.values()),
         },
     ).fetchall()
-    return {stream: from_multirange(text) for stream, text in rows}
+    return {streams[number - 1]: from_multirange(text) for number, text in rows}
 
 
 def held(connection: Connection, stream: UUID, device: str) -> list[Range] | None:

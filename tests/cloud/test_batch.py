@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import numpy as np
 import psycopg
 import pytest
+from harness.wait import until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -162,6 +163,34 @@ def test_two_writers_at_once_store_each_tick_once_and_never_deadlock(migrated: s
     ]
 
 
+def test_writer_that_waited_for_a_stream_knows_what_the_other_has_committed(
+    writer: BatchWriter, migrated: str, connection: Db
+) -> None:
+    stream = uuid4()
+    writer.write([block(stream, [1])], [])
+    outcomes = []
+    with psycopg.connect(migrated) as other:
+        other.execute("update telemetry.stream set received = received + '{[2,4)}'")
+        waiting = threading.Thread(target=lambda: outcomes.append(writer.write([block(stream, [1, 2, 3, 4])], [])))
+        waiting.start()
+        blocked = (
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        until(lambda: connection.execute(blocked).fetchone() == (1,), 10, "the writer to wait for the stream")
+        other.commit()
+        waiting.join()
+    assert [(it.stored_ticks, it.duplicate_ticks) for it in outcomes] == [(1, 3)]
+    assert [time_ms for time_ms, _ in stored(connection, "pump")] == [NOW_MS + 1_000, NOW_MS + 4_000]
+
+
+def test_stream_that_was_deleted_behind_the_writers_back_is_made_again(writer: BatchWriter, connection: Db) -> None:
+    stream = uuid4()
+    writer.write([block(stream, [1]), block(uuid4(), [1], device="fan")], [])
+    connection.execute("delete from telemetry.stream")
+    outcome = writer.write([block(stream, [1, 2])], [])
+    assert (outcome.stored_ticks, outcome.settlements[0].ranges) == (2, [(1, 2)])
+
+
 def test_a_stream_can_not_be_spoken_for_by_another_device(writer: BatchWriter, connection: Db) -> None:
     stream = uuid4()
     writer.write([block(stream, [1], device="owner")], [])
@@ -218,7 +247,7 @@ def test_value_that_the_database_refuses_is_data_rejected_and_leaves_nothing(
     with pytest.raises(DataRejected, match="small"):
         writer.write([block(uuid4(), [1, 101])], [])
     assert stored(connection, "pump") == []
-    assert connection.execute("select count(*) from telemetry.stream").fetchone() == (0,)
+    assert connection.execute("select received::text, ticks from telemetry.stream").fetchall() == [("{}", 0)]
     assert writer.write([block(uuid4(), [1])], []).stored_ticks == 1
 
 
