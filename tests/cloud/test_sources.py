@@ -411,7 +411,6 @@ def test_what_is_published_reaches_others_and_is_dropped_without_a_connection(
     listener.on_message = lambda _client, _userdata, message: got.append(message)
     listener.on_connect = lambda client, *_: client.subscribe("telemetry/v1/+/+/ack")
     source = open_source(broker)
-    source.publish("telemetry/v1/plant/pump/ack", b"before anyone listens", "application/json")
     listener.connect(broker.host, broker.port)
     listener.loop_start()
     try:
