@@ -5,12 +5,12 @@ by `readings` too.
 """
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from edge_agent.collectors.base import series
-from edge_agent.collectors.sensors.sysfs import chip_name, chips, distinct, natural, number, text
+from edge_agent.collectors.sensors.sysfs import chip_name, chips, distinct, names, natural, number, text
 
 # Kind of sensor -> metric, and how many of the kernel's units make one of the metric's.
 _QUANTITIES = {
@@ -64,25 +64,24 @@ def readings(classes: Path, kinds: Container[str]) -> Iterator[Reading]:
         folder = next((it for it in (chip, chip / "device") if (it / "name").exists()), chip)
         name = text(folder / "name") or "hwmon"
         if name not in _LEFT_OUT:
-            yield from _sensors(folder, distinct(chip_name(name, chip / "device"), taken), kinds)
+            yield from _sensors(folder, distinct(chip_name(name, chip), taken), kinds)
 
 
 def _sensors(folder: Path, chip: str, kinds: Container[str]) -> Iterator[Reading]:
+    there = names(folder)
     labels: dict[str, set[str]] = {}
-    for sensor, (kind, file) in sorted(_value_files(folder, kinds).items(), key=lambda item: natural(item[0])):
-        faulty = text(folder / f"{sensor}_fault") == "1"
-        label = distinct(text(folder / f"{sensor}_label") or sensor, labels.setdefault(kind, set()))
-        yield Reading(chip, label, kind, None if faulty else number(file))
+    for match in _value_files(there, kinds):
+        sensor, kind = match[1], match[2]
+        faulty = f"{sensor}_fault" in there and text(folder / f"{sensor}_fault") == "1"
+        label = text(folder / f"{sensor}_label") if f"{sensor}_label" in there else ""
+        label = distinct(label or sensor, labels.setdefault(kind, set()))
+        yield Reading(chip, label, kind, None if faulty else number(folder / match[0]))
 
 
-def _value_files(folder: Path, kinds: Container[str]) -> dict[str, tuple[str, Path]]:
-    """Sensor -> its kind and the file to read: `input` where there is one."""
-    try:
-        names = sorted((file.name for file in folder.iterdir()), reverse=True)  # `input` before `average`
-    except OSError:
-        return {}  # unplugged since its chip was listed
-    matches = [match for match in map(_VALUE_FILE.fullmatch, names) if match is not None and match[2] in kinds]
-    found: dict[str, tuple[str, Path]] = {}
-    for match in matches:
-        found.setdefault(match[1], (match[2], folder / match[0]))
-    return found
+def _value_files(there: Iterable[str], kinds: Container[str]) -> list[re.Match[str]]:
+    """The file to read of each sensor: `input` where there is one."""
+    by_sensor: dict[str, re.Match[str]] = {}
+    for match in map(_VALUE_FILE.fullmatch, sorted(there)):  # `average` before `input`
+        if match is not None and match[2] in kinds:
+            by_sensor[match[1]] = match
+    return sorted(by_sensor.values(), key=lambda match: natural(match[1]))

@@ -5,10 +5,11 @@ its converter counted (`raw`), whose value is (raw + offset) * scale.
 """
 
 import re
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from edge_agent.collectors.base import series
-from edge_agent.collectors.sensors.sysfs import chip_name, chips, distinct, natural, number, text
+from edge_agent.collectors.sensors.sysfs import chip_name, chips, distinct, names, natural, number, text
 
 # Kind of channel -> metric, and how many of the kernel's units make one of the metric's.
 _QUANTITIES = {
@@ -36,41 +37,34 @@ class Iio:
         found: dict[str, float | None] = {}
         taken: set[str] = set()
         for folder in chips("bus/iio/devices/iio:device*", self._root):
-            device = folder.resolve().parent
-            chip = distinct(chip_name(text(folder / "name") or "iio", device), taken)
-            for name, match in _channels(folder):
+            chip = distinct(chip_name(text(folder / "name") or "iio", folder), taken)
+            there = names(folder)
+            for name, match in _channels(there):
                 metric, divisor = _QUANTITIES[match[3]]
-                value = number(folder / match[0]) if match[4] == "input" else _from_raw(folder, match)
-                label = text(folder / f"in_{name}_label") or name
-                found[series(metric, chip=chip, sensor=label)] = None if value is None else value / divisor
+                value = number(folder / match[0]) if match[4] == "input" else _from_raw(folder, match, there)
+                label = text(folder / f"in_{name}_label") if f"in_{name}_label" in there else ""
+                found[series(metric, chip=chip, sensor=label or name)] = None if value is None else value / divisor
         return found
 
 
-def _channels(folder: Path) -> list[tuple[str, re.Match[str]]]:
+def _channels(there: Iterable[str]) -> list[tuple[str, re.Match[str]]]:
     """Each channel by its name, with its `input` where it has one and else with its `raw`."""
-    try:
-        names = sorted((file.name for file in folder.iterdir()), reverse=True)
-    except OSError:
-        return []  # unplugged since it was listed
-    found = {match[1]: match for match in map(_VALUE_FILE.fullmatch, names) if match is not None}
+    in_order = sorted(there, reverse=True)  # `raw` before `input`
+    found = {match[1]: match for match in map(_VALUE_FILE.fullmatch, in_order) if match is not None}
     return sorted(found.items(), key=lambda item: natural(item[0]))
 
 
-def _from_raw(folder: Path, match: re.Match[str]) -> float | None:
-    raw, offset, scale = (
-        number(folder / match[0]),
-        _shared(folder, match, "offset", 0),
-        _shared(folder, match, "scale", 1),
-    )
+def _from_raw(folder: Path, match: re.Match[str], there: Container[str]) -> float | None:
+    raw = number(folder / match[0])
+    offset, scale = _shared(folder, match, there, "offset", 0), _shared(folder, match, there, "scale", 1)
     return None if raw is None or offset is None or scale is None else (raw + offset) * scale
 
 
-def _shared(folder: Path, match: re.Match[str], what: str, default: float) -> float | None:
+def _shared(folder: Path, match: re.Match[str], there: Container[str], what: str, default: float) -> float | None:
     """What applies to a channel: its own, or that of its kind, of all pairs of its kind, or of all channels."""
     channel, numbered, kind = match[1], match[2], match[3]
     of_pairs = f"{kind}-{kind}" if "-" in numbered else kind
     for whose in (f"in_{channel}", f"in_{numbered}", f"in_{of_pairs}", f"in_{kind}", "in"):
-        file = folder / f"{whose}_{what}"
-        if file.exists():
-            return number(file)
+        if f"{whose}_{what}" in there:
+            return number(folder / f"{whose}_{what}")
     return default

@@ -5,8 +5,10 @@ chip is connected, which the `sensors` command of lm-sensors also names it by: `
 """
 
 import math
+import os
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 # How a bus writes the addresses of its devices. Others (nvme, hid, thermal) only count their devices: there the bus
@@ -21,9 +23,17 @@ _NAMED_BY_PLACE = frozenset({"acpi", "i2c", "platform", "scsi", "spi", "usb", "w
 def text(file: Path) -> str:
     """The text of a file; "" where it can't be read, as with a sensor that is gone or switched off."""
     try:
-        return file.read_text(encoding="utf-8", errors="replace").strip()
+        return file.read_bytes().decode(errors="replace").strip()
     except OSError:
         return ""
+
+
+def names(folder: Path) -> frozenset[str]:
+    """What is in a folder; nothing where that is gone since it was listed itself."""
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208 - the names are what is wanted
+    except OSError:
+        return frozenset()
 
 
 def number(file: Path) -> float | None:
@@ -42,16 +52,16 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 def chips(pattern: str, root: Path) -> list[Path]:
     """The folders of a class or bus that match, in an order that is the same after each restart."""
-    return sorted(root.glob(pattern), key=lambda folder: natural(str(folder.resolve())))
+    return sorted(root.glob(pattern), key=lambda folder: natural(_target(folder)))
 
 
-def chip_name(name: str, device: Path) -> str:
-    """What to call the chip `name` that is `device`, a folder or a link to one: its name and where it is connected.
+def chip_name(name: str, folder: Path) -> str:
+    """What to call the chip `name` whose files are in `folder`, one of `chips`: its name and where it is connected.
 
     The name alone for what is not connected anywhere, like the thermal zone of a processor.
     """
-    place = next(filter(None, (_address(bus, at) for bus, at in _buses(device))), name)
-    return name if name == place else f"{name}-{place}"
+    place = _place(folder, _target(folder))
+    return name if place in {None, name} else f"{name}-{place}"
 
 
 def distinct(name: str, taken: set[str]) -> str:
@@ -64,12 +74,27 @@ def distinct(name: str, taken: set[str]) -> str:
     return numbered
 
 
+def _target(folder: Path) -> str:
+    """Where the link leads that a folder of a class is; the folder itself where it is none."""
+    try:
+        return str(folder.readlink())
+    except OSError:
+        return str(folder)
+
+
+@lru_cache(maxsize=256)
+def _place(folder: Path, target: str) -> str | None:
+    """The address of a chip on the nearest bus around it that has addresses.
+
+    `target` tells what `folder` leads to at present, so that the answer holds for as long as the chip is there.
+    """
+    del target
+    return next(filter(None, (_address(bus, name) for bus, name in _buses(folder.resolve()))), None)
+
+
 def _buses(device: Path) -> Iterator[tuple[str, str]]:
     """The bus and the name there of a device and of each that it is connected to, from the inside out."""
-    if not device.is_dir():
-        return
-    folder = device.resolve()
-    for around in (folder, *folder.parents):
+    for around in (device, *device.parents):
         try:
             bus = (around / "subsystem").readlink().name
         except OSError:
