@@ -41,11 +41,18 @@ def collecting(root: Path, **wanted: Any) -> Iterator[Containers]:
 
 @pytest.mark.parametrize("case", sorted(it.name for it in CASES.iterdir()))
 def test_a_host_gives_exactly(case: str, root: Path) -> None:
-    """`host` is its file system, `engines.json` what they list at which socket, `mapped.json` device-mapper disks."""
+    """`host` is its file system without what can't be in a repository.
+
+    That is beside it: `engines.json`, what is listed at which socket; `mapped.json`, the disks that are others' (with a
+    colon in their name); `pod_logs.json`, the logs of Kubernetes.
+    """
     files = CASES / case
     shutil.copytree(files / "host", root)
     for device in optional(files / "mapped.json", []):
         (root / "sys/dev/block" / device / "dm").mkdir(parents=True)
+    for log in optional(files / "pod_logs.json", []):
+        (root / "var/log/containers").mkdir(parents=True, exist_ok=True)
+        (root / "var/log/containers" / log).touch()
     with ExitStack() as engines:
         for socket, listed in optional(files / "engines.json", {}).items():
             engines.enter_context(Engine(root / socket, listed))

@@ -83,8 +83,8 @@ def test_the_kernel_tells_what_a_container_uses_until_it_ends(collector: Contain
         used_before, used = at_first["container_cpu_seconds_total"], now["container_cpu_seconds_total"]
         assert used_before is not None
         assert used is not None
-        assert used - used_before == pytest.approx(spent, rel=0.2)
-        assert now["container_cpu_percent"] == pytest.approx(100 * spent / elapsed, rel=0.2)
+        assert used - used_before == pytest.approx(spent, rel=0.35)
+        assert now["container_cpu_percent"] == pytest.approx(100 * spent / elapsed, rel=0.35)
         assert now.get("container_pids", 1) == 1  # absent where it is not switched on for this group
         until(group.is_empty, 10, "the end of the process")
         assert not found()
