@@ -284,9 +284,7 @@ class Window:
             return False
         if len(self._unacknowledged) + kept_free >= self._receive_maximum:
             return False
-        if len(lane.messages) >= (1 if lane.stalls else lane.max_messages):
-            return False
-        return not lane.messages or lane.bytes + self._limits.message_bytes <= lane.max_bytes
+        return self._has_room(lane)
 
     def _is_taken(self, seq: int) -> bool:
         """Whether a tick is on its way, or a suspect."""
@@ -318,9 +316,16 @@ class Window:
         return chosen
 
     def _kept_for_live(self) -> set[int]:
-        """The ticks that the live lane is about to send; a stalled one keeps the newest alone."""
+        """The ticks that the live lane is about to send: none while it is full, the newest while it is stalled."""
         newest = list(self._newest.values())
-        return set(newest[-1:] if self._live.stalls else newest)
+        if self._live.stalls:
+            return set(newest[-1:])
+        return set(newest) if self._has_room(self._live) else set()
+
+    def _has_room(self, lane: _LaneState) -> bool:
+        if len(lane.messages) >= (1 if lane.stalls else lane.max_messages):
+            return False
+        return not lane.messages or lane.bytes + self._limits.message_bytes <= lane.max_bytes
 
     def _confirm_in_lane(self, lane: _LaneState, covers: Callable[[int], bool]) -> float:
         """When the latest message that is confirmed, be it in part, had been sent."""

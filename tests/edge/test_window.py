@@ -127,7 +127,15 @@ def test_ticks_that_overtake_their_confirmations_travel_together() -> None:
     assert edge.pump() == [[4], [3]]
     for _ in range(5):
         edge.append()
-    assert edge.pump() == [[5, 6, 7, 8]]
+    assert edge.pump() == [[5, 6, 7, 8], [9]]
+
+
+def test_a_live_lane_that_is_full_holds_nothing_back() -> None:
+    edge = Edge(messages=8)
+    edge.window.connect(100)
+    for layout in range(1, 6):
+        edge.append(layout)
+    assert edge.pump() == [[5], [4], [1], [2], [3]]
 
 
 def test_the_window_bounds_messages_and_moves_with_confirmations() -> None:
