@@ -25,8 +25,9 @@ class Batch:
         if isinstance(content, Rejection):
             self.rejections.append(content)
         else:
-            self.blocks.extend(content)
-            self.ticks += sum(len(block.seqs) for block in content)
+            for block in content:
+                self.blocks.append(block)
+                self.ticks += len(block.seqs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,7 +210,7 @@ class Pipeline:
         metrics.ticks.inc(sum(outcome.stored_ticks for outcome in outcomes))
         metrics.samples.inc(sum(outcome.stored_samples for outcome in outcomes))
         metrics.duplicates.inc(sum(outcome.duplicate_ticks for outcome in outcomes))
-        newest = max((int(block.times_ms.max()) for block in batch.blocks if block.rejection is None), default=None)
+        newest = max((block.newest_ms for block in batch.blocks if block.rejection is None), default=None)
         if newest is not None:
             metrics.lag_seconds.set(max(0.0, time.time() - newest / 1000))
         for outcome in outcomes:
