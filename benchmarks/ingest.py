@@ -1,11 +1,14 @@
 """How fast one ingest process takes samples from a real broker until they are committed, and beside what.
 
-    PYTHONPATH=tests .venv/bin/python benchmarks/ingest.py [--mode live|backlog|both] [--repeat 3] [--json FILE]
+    PYTHONPATH=tests .venv/bin/python benchmarks/ingest.py [--mode live|backlog|both] [--source mqtt5|paho|both]
+                                                           [--repeat 3] [--json FILE]
 
 In each round, on the same servers, one after the other:
 
 - ingest: messages wait in mosquitto (the ingester is stopped with SIGSTOP while they are published), then the clock
   runs from SIGCONT until the ledger has all ticks;
+- paho: the same, with paho as the client (`--source paho` or `both`);
+- subscriber: `mosquitto_sub`, a client in C that throws the same messages away, acknowledging each at once;
 - copy: the same rows, already packed, by COPY BINARY into the same table, in transactions of the same size;
 - insert: the same samples one row each, by `insert .. select unnest .. on conflict do nothing` into a table with a
   unique index (series, time), the usual way to be safe against redelivery; its parameters are ready beforehand.
@@ -21,10 +24,11 @@ import platform
 import random
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -112,7 +116,7 @@ def generate(work: Workload) -> Data:
     return Data(work, times.astype(np.int64), values, [uuid4() for _ in range(work.devices)])
 
 
-def run_ingest(data: Data, url: str, *, directory: Path) -> float:
+def run_ingest(data: Data, url: str, *, command: Sequence[str | Path], directory: Path) -> float:
     """Seconds from the moment that the ingester may go on until all is committed."""
     broker = Mosquitto(directory / f"broker-{uuid4().hex[:8]}", extra_config="max_queued_messages 0\n")
     broker.start()
@@ -122,8 +126,7 @@ def run_ingest(data: Data, url: str, *, directory: Path) -> float:
         "CLOUD_INGEST_BROKER__PORT": str(broker.port),
         "CLOUD_INGEST_BROKER__KEEPALIVE_SECONDS": "600",
     }
-    program = Path(sys.executable).with_name("cloud-ingest")
-    ingester = Process([program, "ingest"], environ, log=directory / f"ingest-{uuid4().hex[:8]}.log")
+    ingester = Process(command, environ, log=directory / f"ingest-{uuid4().hex[:8]}.log")
     try:
         ingester.start()
         until(lambda: "connected to the broker" in ingester.output(), 30, "the ingester's subscription")
@@ -142,6 +145,23 @@ def run_ingest(data: Data, url: str, *, directory: Path) -> float:
             return time.perf_counter() - started
     finally:
         ingester.close()
+        broker.close()
+
+
+def run_subscriber(data: Data, *, directory: Path) -> float:
+    """Seconds that a client in C takes to receive the messages, which wait for it in a session."""
+    broker = Mosquitto(directory / f"broker-{uuid4().hex[:8]}", extra_config="max_queued_messages 0\n")
+    broker.start()
+    subscriber = ["mosquitto_sub", "-h", broker.host, "-p", str(broker.port), "-V", "mqttv5", "-i", "bench", "-c"]
+    subscriber += ["-x", "600", "-q", "1", "-t", "telemetry/v1/#", "-D", "connect", "receive-maximum", "10000"]
+    try:
+        subprocess.run([*subscriber, "-E"], check=True, timeout=60)
+        blast(broker.host, broker.port, data.messages())
+        started = time.perf_counter()
+        count = str(data.workload.messages)
+        subprocess.run([*subscriber, "-C", count], check=True, stdout=subprocess.DEVNULL, timeout=600)
+        return time.perf_counter() - started
+    finally:
         broker.close()
 
 
@@ -194,13 +214,26 @@ def run_insert(data: Data, url: str, *, hypertable: bool) -> float:
         return (time.perf_counter() - started) * work.samples / len(values)
 
 
-def measure(work: Workload, server: Server, repeat: int, directory: Path) -> dict[str, list[float]]:
+def ingesters(sources: str) -> dict[str, list[str | Path]]:
+    """The programs to measure by name."""
+    commands: dict[str, list[str | Path]] = {
+        "ingest": [Path(sys.executable).with_name("cloud-ingest"), "ingest"],
+        "paho": [sys.executable, Path(__file__).with_name("ingest_with_paho.py")],
+    }
+    wanted = {"mqtt5": ["ingest"], "paho": ["paho"], "both": ["ingest", "paho"]}[sources]
+    return {name: commands[name] for name in wanted}
+
+
+def measure(
+    work: Workload, server: Server, repeat: int, commands: dict[str, list[str | Path]], directory: Path
+) -> dict[str, list[float]]:
     """Samples a second of each way, a figure a round; the order of the ways changes from round to round."""
-    rates: dict[str, list[float]] = {"ingest": [], "copy": [], "insert": []}
+    rates: dict[str, list[float]] = {}
     for _ in range(repeat):
         data = generate(work)
         ways: list[tuple[str, Callable[[str], float]]] = [
-            ("ingest", partial(run_ingest, data, directory=directory)),
+            *((name, partial(run_ingest, data, command=it, directory=directory)) for name, it in commands.items()),
+            ("subscriber", lambda _: run_subscriber(data, directory=directory)),  # noqa: B023 - called in this round
             ("copy", partial(run_copy, data)),
             ("insert", partial(run_insert, data, hypertable=server.kind == "timescaledb")),
         ]
@@ -208,21 +241,26 @@ def measure(work: Workload, server: Server, repeat: int, directory: Path) -> dic
         for name, way in ways:
             with new_database(server) as url:
                 migrate(url)
-                rates[name].append(work.samples / way(url))
-                print(f"  {work.name:8} {name:7} {rates[name][-1]:12,.0f} samples/s", file=sys.stderr)
+                rates.setdefault(name, []).append(work.samples / way(url))
+                print(f"  {work.name:8} {name:10} {rates[name][-1]:12,.0f} samples/s", file=sys.stderr)
     return rates
 
 
-def report(work: Workload, rates: dict[str, list[float]]) -> dict[str, Any]:
-    """The medians, and how ingest compares."""
-    median = {name: statistics.median(values) for name, values in rates.items()}
+def report(work: Workload, name: str, rates: dict[str, list[float]]) -> dict[str, Any]:
+    """The medians, and how one ingester compares."""
+    median = {each: statistics.median(values) for each, values in rates.items()}
     return {
         "mode": work.name,
+        "ingester": name,
         "samples": work.samples,
-        "samples_per_second": {name: round(value) for name, value in median.items()},
-        "rounds": {name: [round(value) for value in values] for name, values in rates.items()},
-        "ingest_to_insert": round(median["ingest"] / median["insert"], 2),
-        "ingest_to_copy": round(median["ingest"] / median["copy"], 3),
+        "samples_per_second": {each: round(value) for each, value in median.items()},
+        "rounds": {each: [round(value) for value in values] for each, values in rates.items()},
+        "ratio_to": {
+            # Of the rounds' ratios, not of the medians: what slows the machine slows a whole round
+            each: round(statistics.median(a / b for a, b in zip(rates[name], values, strict=True)), 3)
+            for each, values in rates.items()
+            if each != name
+        },
     }
 
 
@@ -230,29 +268,32 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=[*WORKLOADS, "both"], default="both")
+    parser.add_argument("--source", choices=["mqtt5", "paho", "both"], default="mqtt5")
     parser.add_argument("--server", choices=["timescaledb", "postgresql"], default="timescaledb")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
     durable = {"fsync": "on"}  # the harness turns it off, and a commit would cost nothing
     server = TimescaleServer(settings=durable) if options.server == "timescaledb" else PlainServer(settings=durable)
+    commands = ingesters(options.source)
     results = []
     try:
         server.start()
         with tempfile.TemporaryDirectory() as directory:
-            for name, work in WORKLOADS.items():
-                if options.mode in (name, "both"):
-                    results.append(report(work, measure(work, server, options.repeat, Path(directory))))
+            for work in WORKLOADS.values():
+                if options.mode in (work.name, "both"):
+                    rates = measure(work, server, options.repeat, commands, Path(directory))
+                    results += [report(work, name, rates) for name in commands]
     except Absent as absent:
         parser.exit(1, f"can't measure on {options.server}: {absent}\n")
     finally:
         server.close()
-    print(f"{'mode':8} {'ingest/s':>12} {'copy/s':>12} {'insert/s':>12} {'ingest:insert':>14} {'ingest:copy':>12}")
+    print(f"{'mode':8} {'ingester':8} {'samples/s':>12} {'x insert':>9} {'x copy':>7} {'x subscriber':>13}")
     for result in results:
-        rate = result["samples_per_second"]
+        name, ratio = result["ingester"], result["ratio_to"]
         print(
-            f"{result['mode']:8} {rate['ingest']:12,} {rate['copy']:12,} {rate['insert']:12,}"
-            f" {result['ingest_to_insert']:13.1f}x {result['ingest_to_copy']:11.2f}x"
+            f"{result['mode']:8} {name:8} {result['samples_per_second'][name]:12,} {ratio['insert']:9.1f}"
+            f" {ratio['copy']:7.2f} {ratio['subscriber']:13.2f}"
         )
     if options.json:
         machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
