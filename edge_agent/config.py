@@ -441,7 +441,7 @@ class Delivery(_Section):
 
     confirm: Literal["cloud", "broker"] = "cloud"
     confirm_timeout_seconds: Annotated[Seconds, Field(ge=1, le=3_600)] = 30.0
-    window_messages: Annotated[Whole, Field(ge=2, le=10_000)] = 32
+    window_messages: Annotated[Whole, Field(ge=2, le=10_000)] = 128
     window_bytes: Annotated[Whole, Field(ge=65_536, le=1024**3)] = 4_194_304
     backlog_ticks_per_message: Annotated[Whole, Field(ge=1, le=10_000)] = 100
 

@@ -25,7 +25,7 @@ from telemetry_contract.codec import decode_samples, decode_status
 from telemetry_contract.payload import Tick
 from telemetry_contract.topics import Kind, Topic
 
-BACKLOG_TICKS = 100_000
+BACKLOG_TICKS = 50_000
 
 
 class Seen(NamedTuple):
