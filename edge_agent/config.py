@@ -141,6 +141,7 @@ IntervalSeconds = Annotated[float, BeforeValidator(_not_a_truth_value), Field(ge
 Seconds = Annotated[float, BeforeValidator(_not_a_truth_value)]
 Whole = Annotated[int, BeforeValidator(_not_a_truth_value)]
 ModbusUnit = Annotated[Whole, Field(ge=0, le=255)]
+ProgramFormat = Literal["json", "influx"]
 Words = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
@@ -291,10 +292,11 @@ class Textfile(Collector):
 
 
 class Exec(_Section):
-    """One program of the user's that prints a JSON object of series key -> number."""
+    """One program of the user's that prints what it measured and ends."""
 
     name: Identifier
     command: Annotated[tuple[str, ...], AfterValidator(_command)]
+    format: ProgramFormat = "json"
     interval_seconds: IntervalSeconds | None = None
     timeout_seconds: Annotated[Seconds, Field(ge=0.05, le=3_600)] = 5.0
 
@@ -304,7 +306,7 @@ class Execd(_Section):
 
     name: Identifier
     command: Annotated[tuple[str, ...], AfterValidator(_command)]
-    format: Literal["json", "influx"] = "json"
+    format: ProgramFormat = "json"
     interval_seconds: IntervalSeconds | None = None
     max_silence_seconds: Annotated[Seconds, Field(ge=1, le=86_400)] | None = None
 

@@ -1,11 +1,10 @@
 """A program of the user's that prints what it measured: how a metric is added without code.
 
-It prints one JSON object of series key -> number (or null) on standard output and ends with code 0. No shell is
-involved. It runs in a process group of its own, which is killed at the timeout, so that what it started ends with it
-(unless that has left the group).
+It prints one JSON object of series key -> number (or null), or points in InfluxDB line protocol, on standard output and
+ends with code 0. No shell is involved. It runs in a process group of its own, which is killed at the timeout, so that
+what it started ends with it (unless that has left the group).
 """
 
-import json
 import math
 import os
 import selectors
@@ -15,13 +14,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
+from edge_agent.collectors.formats import READERS
 from edge_agent.collectors.program_text import printable, signal_name
 from edge_agent.config import Exec as ExecConfig
 from edge_agent.errors import CollectorError
-from telemetry_contract.errors import InvalidSeriesKey
-from telemetry_contract.series import SeriesKey
 
 MAX_OUTPUT_BYTES = 64 * 1024
 
@@ -34,6 +31,7 @@ class Exec:
 
     def __init__(self, config: ExecConfig, rejected: Callable[[int], None]) -> None:
         self._config = config
+        self._values = READERS[config.format]
         self._rejected = rejected
         # Guards the two below. The process is reaped under this lock alone, so that a kill never hits the number of
         # a process that is gone.
@@ -44,10 +42,10 @@ class Exec:
     def collect(self) -> dict[str, float | None]:
         """What the program printed; entries that are not a series key with a number are left out and counted.
 
-        Raises CollectorError where it can't be started, fails, takes too long, prints too much, something else than a
-        JSON object, or nothing that can be used.
+        Raises CollectorError where it can't be started, fails, takes too long, prints too much, something in another
+        format, or nothing that can be used.
         """
-        found, unusable = parse(self._run())
+        found, unusable = self._values(self._run())
         if unusable:
             self._rejected(len(unusable))
             if not found:
@@ -137,52 +135,6 @@ class Exec:
         return CollectorError(f"{self._config.command[0]} took longer than {seconds:g} s and was killed")
 
 
-class _Pairs(list[tuple[str, Any]]):
-    """A JSON object with its keys as often as they were given."""
-
-
-def parse(output: bytes) -> tuple[dict[str, float | None], list[str]]:
-    """The values that a program printed, by canonical series key, and what is wrong with each entry left out.
-
-    Raises CollectorError where it is not a JSON object.
-    """
-    if not output.strip():
-        raise CollectorError("printed nothing; expected a JSON object of series key -> number")
-    try:
-        printed = json.loads(output, object_pairs_hook=_Pairs)
-    except (ValueError, RecursionError) as exc:
-        raise CollectorError(f"printed what is not JSON ({exc}): {_shown(output)}") from exc
-    if not isinstance(printed, _Pairs):
-        raise CollectorError(f"printed JSON that is not an object of series key -> number: {_shown(output)}")
-    found: dict[str, float | None] = {}
-    unusable: list[str] = []
-    for written, value in printed:
-        try:
-            key = str(SeriesKey.parse(written))
-            key.encode()
-        except (InvalidSeriesKey, UnicodeEncodeError) as exc:
-            unusable.append(str(exc))
-            continue
-        if key in found:
-            unusable.append(f"{key} is given twice")
-        elif isinstance(value, bool) or not isinstance(value, int | float | None):
-            unusable.append(f"{key} must be a number or null, got {json.dumps(value)[:60]}")
-        else:
-            found[key] = _finite(value)
-    return found, unusable
-
-
-def _finite(value: float | None) -> float | None:
-    try:
-        return None if value is None or not math.isfinite(value) else float(value)
-    except OverflowError:  # an integer beyond what a double can hold, as good as infinite
-        return None
-
-
 def _first_line(errors: bytes) -> str:
     line = printable(errors.decode(errors="replace").strip().partition("\n")[0])
     return f": {line}" if line else ""
-
-
-def _shown(output: bytes) -> str:
-    return f"it begins with {output[:60].decode(errors='replace')!r}"

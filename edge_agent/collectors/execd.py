@@ -8,14 +8,13 @@ in lines are of clocks that the agent knows nothing about. When nothing was prin
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
-from edge_agent.collectors.exec import parse
+from edge_agent.collectors.formats import READERS, Found
 from edge_agent.collectors.line_program import LineProgram, Timing
 from edge_agent.config import Execd as ExecdConfig
 from edge_agent.errors import CollectorError
 from edge_agent.limited_log import LimitedLog
-from telemetry_contract.errors import InvalidLine
-from telemetry_contract.line_protocol import points, samples
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ class Execd:
         self._rejected = rejected
         self._superseded = superseded
         self._timing = timing or Timing(max_silence_seconds=config.max_silence_seconds)
-        self._read = _json if config.format == "json" else _influx
+        self._read = partial(_line, READERS[config.format])
         self._log = LimitedLog(logger, f"collector execd.{config.name} leaves out")
         self._changed = threading.Condition()  # guards all below
         self._program: LineProgram | None = None
@@ -127,32 +126,11 @@ class Execd:
         return dict.fromkeys(self._absent_ticks) | fresh
 
 
-Found = tuple[dict[str, float | None], list[str]]
-
-
-def _json(line: bytes) -> Found:
-    """The values of a line by series key, and what is wrong with each entry left out; a blank line is nothing."""
+def _line(read: Callable[[bytes], Found], line: bytes) -> Found:
+    """What a line says; nothing, where it is blank, and a line that is not of the format is an entry left out."""
     if not line.strip():
         return {}, []
     try:
-        return parse(line)
+        return read(line)
     except CollectorError as exc:
         return {}, [str(exc)]
-
-
-def _influx(line: bytes) -> Found:
-    """The same of a point in line protocol."""
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as exc:
-        return {}, [f"not UTF-8 text: byte {exc.start} is {exc.reason}"]
-    found: dict[str, float | None] = {}
-    unusable: list[str] = []
-    for point in points(text):
-        if isinstance(point, InvalidLine):
-            unusable.append(str(point))
-        else:
-            numbers = samples(point)
-            found |= {str(key): value for key, value in numbers.values.items()}
-            unusable += numbers.unusable
-    return found, unusable

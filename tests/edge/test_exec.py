@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_agent.collectors.base import Group, Member
-from edge_agent.collectors.exec import MAX_OUTPUT_BYTES, Exec, parse
+from edge_agent.collectors.exec import MAX_OUTPUT_BYTES, Exec
+from edge_agent.collectors.formats import json_object as parse
 from edge_agent.config import Exec as ExecConfig
 from edge_agent.errors import CollectorError
 from edge_agent.scheduler import Scheduler
@@ -30,8 +31,13 @@ class Rejections:
         self.count += count
 
 
-def running(*command: str, timeout_seconds: float = 20, rejected: Rejections | None = None) -> Exec:
-    config = ExecConfig(name="boiler", command=command, timeout_seconds=timeout_seconds)
+def running(
+    *command: str,
+    timeout_seconds: float = 20,
+    rejected: Rejections | None = None,
+    printed_format: Literal["json", "influx"] = "json",
+) -> Exec:
+    config = ExecConfig(name="boiler", command=command, format=printed_format, timeout_seconds=timeout_seconds)
     return Exec(config, rejected or Rejections())
 
 
@@ -69,6 +75,36 @@ def test_what_the_program_prints_is_what_was_measured() -> None:
         "flow": None,
     }
     assert rejected.count == 0
+
+
+def test_points_of_line_protocol() -> None:
+    rejected = Rejections()
+    printed = """# two rooms
+weather,room=a temperature=21.5,value=3i 1763678400000000000
+weather,room=b temperature=19,open=t,note="window"
+rubbish
+weather,room=b temperature=5
+"""
+    assert printing(printed, rejected=rejected, printed_format="influx").collect() == {
+        'weather_temperature{room="a"}': 21.5,
+        'weather{room="a"}': 3.0,
+        'weather_temperature{room="b"}': 19.0,
+        'weather_open{room="b"}': 1.0,
+    }
+    assert rejected.count == 3
+
+
+@pytest.mark.parametrize(
+    ("printed", "problem"),
+    [
+        ("", "printed nothing; expected points in InfluxDB line protocol"),
+        ("rubbish\n", "printed nothing that can be used: line 1 column 8: expected a space and fields, got ''"),
+        ("\\377", "printed what is not UTF-8 text: it begins with"),
+    ],
+)
+def test_output_without_any_point_is_a_failure(printed: str, problem: str) -> None:
+    assert problem in failure_of(running("printf", printed, printed_format="influx"))
+    assert printing("# nothing to report\n", printed_format="influx").collect() == {}
 
 
 def test_an_empty_object_is_nothing_to_report() -> None:
