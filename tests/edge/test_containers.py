@@ -259,6 +259,7 @@ def test_a_container_of_version_1_that_goes_while_it_is_read_costs_nothing_but_i
         group.mkdir(parents=True)
         (group / "cgroup.procs").write_text("4711\n")
     (groups["cpuacct"] / "cpuacct.usage").write_text("5000000000\n")
+    (groups["pids"] / "pids.current").write_text("3\n")
     os.mkfifo(groups["memory"] / "memory.usage_in_bytes")
     found: dict[str, float | None] = {}
     with collecting(root) as collector:

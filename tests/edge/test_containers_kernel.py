@@ -26,12 +26,15 @@ class Group:
 
     def __init__(self) -> None:
         own = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+        if not GROUPS.is_dir():
+            pytest.skip("no control groups are mounted here")
         if (GROUPS / "cgroup.controllers").exists():
             parents = [GROUPS / own[""].lstrip("/")]
         else:
             by_name = {name: own[names] for names in own for name in names.split(",")}
-            parents = [GROUPS / name for name in CONTROLLERS if by_name.get(name) == "/"]
-        self.directories = [parent / ID for parent in parents]
+            mounts = [GROUPS / name for name in CONTROLLERS if by_name.get(name) == by_name["cpuacct"]]
+            parents = [mount / by_name["cpuacct"].lstrip("/") for mount in mounts]
+        self.directories = sorted({parent.resolve() / ID for parent in parents})  # some share a hierarchy
 
     def __enter__(self) -> Self:
         with ExitStack() as made:
@@ -41,8 +44,6 @@ class Group:
                     made.callback(directory.rmdir)
             except OSError as exc:
                 pytest.skip(f"this user may not make control groups here: {exc}")
-            if not self.directories:
-                pytest.skip("no control groups are mounted that this test could use")
             self._made = made.pop_all()
         return self
 

@@ -17,7 +17,7 @@ _OOM_KILLS = entry_pattern("oom_kill")
 _TRANSFER = re.compile(rb"^(\d+:\d+) (Read|Write) (\d+)$", re.MULTILINE)
 # "No limit" is the largest number that a count of pages can hold, which depends on the size of a page.
 _NO_LIMIT_BYTES = 2**62
-# The first of these that names a device counts. The kernel fills the throttle's (later ones, such as 6.1, only for a
+# The first of these that is not all zeros counts. The kernel fills the throttle's (later ones, such as 6.1, only for a
 # group that is throttled) and BFQ's for disks that have this scheduler. Where neither does, nobody knows the transfers.
 _TRANSFER_FILES = ("blkio.throttle.io_{}_recursive", "blkio.throttle.io_{}", "blkio.bfq.io_{}_recursive")
 # The first of these that is mounted is looked for containers in; any of them would do.
@@ -78,12 +78,12 @@ class Version1:
         for file in _TRANSFER_FILES:
             moved = self._by_direction(path, file.format("service_bytes"))
             requests = self._by_direction(path, file.format("serviced"))
-            if moved and requests:
+            if any(moved.values()):
                 return Transfers(moved["Read"], moved["Write"], requests["Read"], requests["Write"])
         return None
 
     def _by_direction(self, path: str, file: str) -> Counter[str]:
-        """What `file` says, added up; empty where it names no device."""
+        """What `file` says of each direction, added up."""
         totals: Counter[str] = Counter()
         for device, direction, count in _TRANSFER.findall(self._read("blkio", path, file) or b""):
             totals[direction.decode()] += int(count) if self._disks.counts(device.decode()) else 0
