@@ -3,24 +3,28 @@
 import hashlib
 import logging
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import psutil
 
-from edge_agent.collectors.registry import groups
+from edge_agent import log as log_setup
+from edge_agent import status_server
+from edge_agent.collection import Collection
 from edge_agent.config import Config
+from edge_agent.errors import ConfigError
+from edge_agent.latest import Latest
+from edge_agent.local_http import LocalServer
+from edge_agent.orders import Orders
 from edge_agent.outbox import Outbox
 from edge_agent.publisher import Identity, Publisher
-from edge_agent.scheduler import Scheduler
+from edge_agent.reading import Reading
+from edge_agent.reload import change
 from edge_agent.sdnotify import Notifier
-from edge_agent.statistics import Statistics
+from edge_agent.status_server import Facts
 from edge_agent.write_behind import WriteBehindOutbox
 
 # CPU usage is measured over a span, and a single tick has none before it.
@@ -34,58 +38,180 @@ _MACHINE_ID: Final = Path("/etc/machine-id")
 log = logging.getLogger(__name__)
 
 
-def run(config: Config) -> int:
+def run(config: Config, reread: Callable[[], Config] | None = None) -> int:
     """Measures and sends until SIGTERM or SIGINT; the exit code.
 
-    Neither needs the broker: without it, readings are kept. Raises OutboxError where the outbox can't be opened.
+    Neither needs the broker: without it, readings are kept. At SIGHUP it goes on with what `reread` answers, as far as
+    that can be changed meanwhile. Raises OutboxError where the outbox can't be opened, and ConfigError for what only
+    building the parts shows.
     """
-    stop = threading.Event()
-    failed = threading.Event()
-
-    def fail() -> None:
-        failed.set()
-        stop.set()
-
-    notifier = Notifier(os.environ)
-    statistics = Statistics()
-    publisher = Publisher(config, open_outbox(config), identity(config), on_failure=fail)
-    scheduler = Scheduler(groups(config, statistics), publisher.append, statistics)
-    with _set_by_signals(stop):
-        publisher.start()
-        scheduler.start()
-        log.info("measuring as device %s of site %s", config.device, config.site)
-        notifier.ready(f"device {config.device} of site {config.site}")
-        _watch(stop, notifier, publisher, scheduler)
-        notifier.stopping()
-        scheduler.stop()
-        publisher.stop()
-    log.info("stopped")
-    return 1 if failed.is_set() else 0
+    return Agent(config, reread).run()
 
 
 def run_once(config: Config, timeout_seconds: float) -> int:
     """One tick of every collector, delivered; 0, or 1 where the outbox still holds ticks after the timeout.
 
-    Raises OutboxError where the outbox can't be opened.
+    Raises OutboxError where the outbox can't be opened, and ConfigError as `run`.
     """
-    stop = threading.Event()
-    statistics = Statistics()
-    publisher = Publisher(config, open_outbox(config), identity(config), on_failure=stop.set)
-    scheduler = Scheduler(groups(config, statistics), publisher.append, statistics)
-    with _set_by_signals(stop):
+    orders = Orders()
+    with ExitStack() as built:
+        outbox = open_outbox(config)
+        built.callback(outbox.close)
+        publisher = Publisher(config, outbox, identity(config), on_failure=orders.stop)
+        collection = Collection(config, publisher.append)
+        built.pop_all()
+    with orders.by_signals():
         deadline = time.monotonic() + timeout_seconds
         publisher.start()
-        stop.wait(_SPAN_SECONDS)
-        for reading in scheduler.collect_once():
+        orders.wait(_SPAN_SECONDS)
+        for reading in collection.collect_once():
             publisher.append(reading)
-        while publisher.depth and time.monotonic() < deadline and not stop.wait(_POLL_SECONDS):
+        while publisher.depth and time.monotonic() < deadline and not orders.wait(_POLL_SECONDS):
             pass
         waiting = publisher.depth
-        scheduler.stop()
+        collection.stop()
         publisher.stop(grace_seconds=0.0)
     if waiting:
         log.error("%d ticks are not confirmed; they wait in %s", waiting, config.outbox.path)
     return 1 if waiting else 0
+
+
+class Agent:
+    """The parts of an agent, which run together."""
+
+    def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
+        """Raises OutboxError and ConfigError, and then leaves nothing open."""
+        self._config = config
+        self._reread = reread
+        self._identity = identity(config)
+        self._orders = Orders()
+        self._latest = Latest()
+        self._began = time.monotonic()
+        self._failed = False
+        self._needs_restart: tuple[str, ...] = ()
+        with ExitStack() as built:
+            outbox = open_outbox(config)
+            built.callback(outbox.close)
+            self._collection = Collection(config, self._take)
+            self._server = self._listening(config)
+            self._publisher = Publisher(config, outbox, self._identity, on_failure=self._fail)
+            built.pop_all()
+
+    def run(self) -> int:
+        """Until it is told to stop by a signal, or a part fails; the exit code."""
+        notifier = Notifier(os.environ)
+        with self._orders.by_signals():
+            try:
+                self._publisher.start()
+                self._collection.start()
+                if self._server is not None:
+                    self._server.start()
+                log.info("measuring as device %s of site %s", self._config.device, self._config.site)
+                notifier.ready(self._described())
+                self._watch(notifier)
+            finally:
+                notifier.stopping()
+                if self._server is not None:
+                    self._server.close()
+                self._collection.stop()
+                self._publisher.stop()
+                self._tell_the_end()
+        return 1 if self._failed else 0
+
+    def facts(self) -> Facts:
+        """What it tells of itself; from any thread."""
+        delivery = self._publisher.report
+        problems = [self._hanging(_GRACE_SECONDS)]
+        if delivery.disk_fails:
+            problems.append(f"the disk refuses the outbox; {delivery.in_memory} readings wait in memory")
+        return Facts(
+            device=self._config.device,
+            site=self._config.site,
+            identity=self._identity,
+            needs_restart=self._needs_restart,
+            uptime_seconds=time.monotonic() - self._began,
+            outbox_max_bytes=self._config.outbox.max_bytes,
+            values=self._latest.values(),
+            delivery=delivery,
+            collectors=self._collection.counts(),
+            problems=tuple(problem for problem in problems if problem is not None),
+        )
+
+    def _take(self, reading: Reading) -> None:
+        self._latest.add(reading)
+        self._publisher.append(reading)
+
+    def _fail(self) -> None:
+        self._failed = True
+        self._orders.stop()
+
+    def _listening(self, config: Config) -> LocalServer | None:
+        if config.status.listen is None:
+            return None
+        return LocalServer("status.listen", config.status.listen, status_server.answer(self.facts))
+
+    def _described(self) -> str:
+        return f"device {self._config.device} of site {self._config.site}"
+
+    def _hanging(self, grace_seconds: float) -> str | None:
+        return self._publisher.stalled(grace_seconds) or self._collection.stalled(grace_seconds)
+
+    def _watch(self, notifier: Notifier) -> None:
+        """Feeds the watchdog with the progress of both until told to stop; says when one of them hangs."""
+        period = _CHECK_SECONDS if notifier.watchdog_seconds is None else notifier.watchdog_seconds / 4
+        grace = _GRACE_SECONDS if notifier.watchdog_seconds is None else notifier.watchdog_seconds / 2
+        hanging: str | None = None
+        while not self._orders.wait(period):
+            if self._orders.take_reload():
+                notifier.reloading()
+                self._reload()
+                notifier.ready(self._described())
+            found = self._hanging(grace)
+            if found is None:
+                notifier.alive()
+            if found is not None and hanging is None:
+                log.error("%s", found)
+            elif found is None and hanging is not None:
+                log.info("works again")
+            hanging = found
+
+    def _reload(self) -> None:
+        """Goes on with the configuration as it is now written; where that can't be used, as before."""
+        before, refused = self._config, ""
+        try:
+            written = before if self._reread is None else self._reread()
+            log_setup.configure(written.logging)  # unchanged too: its files may have been moved away
+            found = change(before, written)
+            if found.collection:
+                self._collection.replace(found.effective, before_start=self._latest.clear)
+        except ConfigError as exc:
+            refused = str(exc)
+        if refused:
+            with suppress(ConfigError):
+                log_setup.configure(before.logging)
+            for problem in refused.splitlines():
+                log.error("the configuration is not reloaded: %s", problem)
+            return
+        self._config, self._identity = found.effective, identity(found.effective)
+        self._needs_restart = found.needs_restart
+        self._publisher.identify(self._identity)
+        log.info("the configuration is reloaded")
+        if found.needs_restart:
+            log.warning("what changed in %s needs a restart", ", ".join(found.needs_restart))
+
+    def _tell_the_end(self) -> None:
+        report = self._publisher.report
+        log.info(
+            "stopped; the outbox holds %d ticks in %d bytes",
+            report.outbox.depth,
+            report.outbox.bytes,
+            extra={
+                "sent": report.counts.ticks_sent,
+                "confirmed": report.counts.ticks_confirmed,
+                "dropped": report.outbox.dropped,
+                "thinned": report.outbox.thinned,
+            },
+        )
 
 
 def open_outbox(config: Config) -> Outbox:
@@ -120,34 +246,3 @@ def machine_id(file: Path) -> str | None:
     except (OSError, UnicodeDecodeError):
         return None
     return text if text and text != "uninitialized" else None
-
-
-def _watch(stop: threading.Event, notifier: Notifier, publisher: Publisher, scheduler: Scheduler) -> None:
-    """Feeds the watchdog with the progress of both until told to stop; says when one of them hangs."""
-    period = _CHECK_SECONDS if notifier.watchdog_seconds is None else notifier.watchdog_seconds / 4
-    grace = _GRACE_SECONDS if notifier.watchdog_seconds is None else notifier.watchdog_seconds / 2
-    hanging: str | None = None
-    while not stop.wait(period):
-        found = publisher.stalled(grace) or scheduler.stalled(grace)
-        if found is None:
-            notifier.alive()
-        if found is not None and hanging is None:
-            log.error("%s", found)
-        elif found is None and hanging is not None:
-            log.info("works again")
-        hanging = found
-
-
-@contextmanager
-def _set_by_signals(event: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set the event."""
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        event.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

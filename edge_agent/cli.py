@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.once:
         timeout_seconds = options.timeout or config.delivery.confirm_timeout_seconds
         return agent.run_once(config, timeout_seconds)
-    return agent.run(config)
+    return agent.run(config, lambda: load(options.config, os.environ))
 
 
 def _dry_run(config: Config, *, as_json: bool) -> int:

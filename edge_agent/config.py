@@ -13,10 +13,20 @@ from pathlib import Path
 from socket import gethostname
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from edge_agent import config_source
+from edge_agent.address import Address
 from edge_agent.config_source import KeyPath, Source, did_you_mean, dotted
 from edge_agent.errors import ConfigError
 from telemetry_contract.errors import InvalidSeriesKey
@@ -131,6 +141,13 @@ def _at_least_one(registers: tuple[T, ...]) -> tuple[T, ...]:
     return registers
 
 
+def _address(value: Any) -> Any:
+    address = value if isinstance(value, Address) else Address.parse(value) if isinstance(value, str) else None
+    if address is None:
+        raise PydanticCustomError("address", "must be HOST:PORT, for example 127.0.0.1:9273 or [::1]:9273")
+    return address
+
+
 def _given_twice(names: Iterable[str]) -> str | None:
     return next((name for name, times in Counter(names).items() if times > 1), None)
 
@@ -141,6 +158,7 @@ IntervalSeconds = Annotated[float, BeforeValidator(_not_a_truth_value), Field(ge
 Seconds = Annotated[float, BeforeValidator(_not_a_truth_value)]
 Whole = Annotated[int, BeforeValidator(_not_a_truth_value)]
 ModbusUnit = Annotated[Whole, Field(ge=0, le=255)]
+Listen = Annotated[Address, BeforeValidator(_address), PlainSerializer(str)]
 ProgramFormat = Literal["json", "influx"]
 Words = tuple[Annotated[str, Field(min_length=1)], ...]
 
@@ -448,6 +466,18 @@ class Delivery(_Section):
     backlog_ticks_per_message: Annotated[Whole, Field(ge=1, le=10_000)] = 100
 
 
+class Status(_Section):
+    """Where the agent tells of itself over HTTP; None: nowhere."""
+
+    listen: Listen | None = Address("127.0.0.1", 9273)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_default(cls, values: Any) -> Any:
+        """Not in this section: a null address is none."""
+        return values
+
+
 class Logging(_Section):
     """What is logged, how, and where."""
 
@@ -473,6 +503,7 @@ class Config(_Section):
     collectors: Collectors = Collectors()
     outbox: Outbox = Field(default_factory=Outbox)
     delivery: Delivery = Delivery()
+    status: Status = Status()
     logging: Logging = Logging()
 
 

@@ -59,8 +59,8 @@ class _Stop:
 class Publisher:
     """Delivers what is appended, the present first, until it is confirmed.
 
-    `append`, `depth`, `report`, `stalled` and `stop` may be called from any thread. Should its thread end by an error
-    of this program, it calls `on_failure`.
+    `append`, `depth`, `report`, `identify`, `stalled` and `stop` may be called from any thread. Should its thread end
+    by an error of this program, it calls `on_failure`.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Publisher:
             )
         )
         self._intake = Intake()
-        self._queue: SimpleQueue[Reading | Event | _Stop] = SimpleQueue()
+        self._queue: SimpleQueue[Reading | Event | Identity | _Stop] = SimpleQueue()
         self._link = Link(
             config.broker,
             client_id=f"edge-{config.device}",
@@ -137,6 +137,10 @@ class Publisher:
             self._appended += 1
         self._queue.put(reading)
 
+    def identify(self, identity: Identity) -> None:
+        """What the status message says from now on; it is published at once."""
+        self._queue.put(identity)
+
     def stop(self, grace_seconds: float = 2.0) -> None:
         """Delivers what it can in the grace time, says goodbye, and closes link and outbox.
 
@@ -167,16 +171,16 @@ class Publisher:
         finally:
             self._close_outbox()
 
-    def _next(self, timeout_seconds: float) -> list[Reading | Event | _Stop]:
+    def _next(self, timeout_seconds: float) -> list[Reading | Event | Identity | _Stop]:
         """What has arrived, after waiting for it at most so long."""
-        arrived: list[Reading | Event | _Stop] = []
+        arrived: list[Reading | Event | Identity | _Stop] = []
         with contextlib.suppress(Empty):
             arrived.append(self._queue.get(timeout=timeout_seconds))
             while len(arrived) < _MAX_ARRIVED:
                 arrived.append(self._queue.get_nowait())
         return arrived
 
-    def _turn(self, arrived: Sequence[Reading | Event | _Stop]) -> None:
+    def _turn(self, arrived: Sequence[Reading | Event | Identity | _Stop]) -> None:
         """One round: listen, store, maintain, send."""
         self._listen(arrived)
         self._guarded(self._work)
@@ -214,7 +218,7 @@ class Publisher:
             self._publish_status(online=True)
         self._send_all(now)
 
-    def _listen(self, arrived: Sequence[Reading | Event | _Stop]) -> None:
+    def _listen(self, arrived: Sequence[Reading | Event | Identity | _Stop]) -> None:
         """Notes what has arrived, in order, and touches no disk, so that nothing of it is lost to an error there."""
         for event in arrived:
             match event:
@@ -232,6 +236,9 @@ class Publisher:
                     self._confirmed += self._acknowledged(event)
                 case Received():
                     self._ack = self._decoded(event) or self._ack
+                case Identity():
+                    self._identity = event
+                    self._status_due = 0.0
                 case _Stop():
                     self._stop_at = time.monotonic() + event.grace_seconds
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -18,8 +19,12 @@ class Notifier:
         self.watchdog_seconds = _watchdog_seconds(environment)
 
     def ready(self, status: str) -> None:
-        """It has started."""
+        """It has started, or reloaded."""
         self._send(f"READY=1\nSTATUS={status}")
+
+    def reloading(self) -> None:
+        """It reads its configuration again; `ready` says when that is done."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1_000}")
 
     def alive(self) -> None:
         """It makes progress; to be said within `watchdog_seconds`."""

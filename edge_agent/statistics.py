@@ -1,7 +1,7 @@
 """How the collectors have fared since the agent started."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 
@@ -27,12 +27,33 @@ class Statistics:
     """Counts by collector name. Every method may be called from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _counts
+        self._lock = threading.Lock()  # guards all below
         self._counts: dict[str, CollectorCounts] = {}
+        self._heartbeats = 0
+        self._began: float | None = None
 
     def register(self, name: str) -> None:
         """Know a collector from now on, so that its counts are shown as 0 and not as absent."""
         self._add(name)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Know these collectors alone from now on."""
+        kept = set(names)
+        with self._lock:
+            self._counts = {name: counts for name, counts in self._counts.items() if name in kept}
+
+    def beat(self) -> int:
+        """How often this was called; goes on when collectors are exchanged."""
+        with self._lock:
+            self._heartbeats += 1
+            return self._heartbeats
+
+    def began(self, now: float) -> float:
+        """What this was first called with."""
+        with self._lock:
+            if self._began is None:
+                self._began = now
+            return self._began
 
     def failed(self, name: str) -> None:
         """It raised."""

@@ -32,6 +32,8 @@ _AGENT_CONFIG = """\
 device: {device}
 sampling:
   interval_seconds: 2
+status:
+  listen: null  # this machine may have an agent of its own, which tells of itself at the usual port
 """
 
 

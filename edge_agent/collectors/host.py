@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 import psutil
@@ -30,8 +29,7 @@ class Host:
         self._statistics = statistics
         self._process = psutil.Process() if process is None else process
         self._uptime = uptime
-        self._started_at = uptime()
-        self._heartbeats = count(1)
+        self._began = statistics.began(uptime())
 
     def collect(self) -> dict[str, float]:
         """All of it; the counts of collectors are those up to the tick before."""
@@ -39,8 +37,8 @@ class Host:
         cpu = self._process.cpu_times()
         found: dict[str, float] = {
             "host_uptime_seconds": uptime,
-            "agent_heartbeat_total": next(self._heartbeats),
-            "agent_uptime_seconds": uptime - self._started_at,
+            "agent_heartbeat_total": self._statistics.beat(),
+            "agent_uptime_seconds": uptime - self._began,
             "agent_cpu_seconds_total": cpu.user + cpu.system,
             "agent_resident_memory_bytes": self._process.memory_info().rss,
         }

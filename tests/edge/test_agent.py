@@ -36,6 +36,7 @@ class Agent:
             "EDGE_AGENT_BROKER__HOST": "127.0.0.1",
             "EDGE_AGENT_BROKER__PORT": str(port),
             "EDGE_AGENT_OUTBOX__PATH": str(self.outbox),
+            "EDGE_AGENT_STATUS__LISTEN": "null",
             "EDGE_AGENT_SAMPLING__INTERVAL_SECONDS": "0.05",
             **{
                 f"EDGE_AGENT_COLLECTORS__{name}__ENABLED": "false"

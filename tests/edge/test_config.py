@@ -64,6 +64,22 @@ def test_without_file_and_environment_everything_has_a_default_that_works() -> N
     assert config.delivery.confirm == "cloud"
 
 
+@pytest.mark.parametrize(
+    ("text", "listen"),
+    [
+        ("status: null", "127.0.0.1:9273"),
+        ("status: {}", "127.0.0.1:9273"),
+        ("status: {listen: null}", None),
+        ("status: {listen: '[::]:80'}", "[::]:80"),
+    ],
+)
+def test_a_status_address_of_null_is_none_and_not_the_default(text: str, listen: str | None) -> None:
+    config = loaded(text)
+    assert config.model_dump(mode="json")["status"] == {"listen": listen}
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+    assert loaded("status: {listen: 'a:1'}", {"EDGE_AGENT_STATUS__LISTEN": "null"}).status.listen is None
+
+
 def test_file_of_the_design() -> None:
     config = loaded("""
 device: pump-house-1
@@ -77,7 +93,8 @@ collectors:
     - {name: boiler, command: [/usr/local/bin/read-boiler], interval_seconds: 10, timeout_seconds: 5}
 outbox: {path: /var/lib/edge-agent/outbox.db, max_bytes: 100000000, flush_after_seconds: 0}
 delivery: {confirm: cloud, confirm_timeout_seconds: 30}
-logging: {level: INFO, format: text}
+status: {listen: 127.0.0.1:9273}
+logging: {level: INFO, format: text, directory: null}
 """)
     assert config.device == "pump-house-1"
     assert config.collectors.disk.interval_seconds == 30
@@ -255,7 +272,10 @@ def test_examples_in_comments_of_the_sample_are_valid_and_write_every_key() -> N
             "collectors:\n  exec:\n  - {name: x, command: [a], comand: 5}\n",
             "collectors.exec[0].comand is not a known key; did you mean command? (edge.yaml line 3)",
         ),
-        ("status: {listen: 127.0.0.1:9273}", "status is not a known key (edge.yaml line 1)"),
+        (
+            "status: {listen: 9273}",
+            "status.listen must be HOST:PORT, for example 127.0.0.1:9273 or [::1]:9273, got 9273 (edge.yaml line 1)",
+        ),
         ("site: a\nsite: b", "site is given twice (edge.yaml lines 1 and 2)"),
         ("broker:\n  host: a\n  port: 1\n  host: b\n", "broker.host is given twice (edge.yaml lines 2 and 4)"),
         ("- a", "the file must hold `key: value` lines (edge.yaml line 1)"),

@@ -60,6 +60,7 @@ class Agent:
                     },
                     "outbox": {"path": str(self.outbox)},
                     "delivery": self._delivery,
+                    "status": {"listen": None},
                 }
             )
         )
