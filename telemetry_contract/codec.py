@@ -4,13 +4,15 @@ Encoding turns NaN and infinities into null. Decoding accepts unknown fields, ch
 raises a PayloadError that says what is wrong; it never raises anything else, whatever the bytes.
 """
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from telemetry_contract import compression
 from telemetry_contract.errors import MalformedPayload, PayloadTooLarge, UnknownVersion
-from telemetry_contract.payload import VERSION, Backlog, CommitAck, Status, Tick
+from telemetry_contract.payload import VERSION, Backlog, CommitAck, Gone, Status, Tick
 
 CONTENT_TYPE: Final = "application/json"
 DEFAULT_MAX_BYTES: Final = 16 * 1024 * 1024
@@ -80,6 +82,8 @@ def decode_samples(payload: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Tic
         _check_columns(message)
     elif message.low > message.seq:
         raise MalformedPayload(f"low: {message.low} is above the message's own seq {message.seq}")
+    if message.gone:
+        _check_gone(message.gone, [message.seq] if isinstance(message, Tick) else message.seq)
     return message
 
 
@@ -97,11 +101,7 @@ def decode_ack(payload: bytes, *, max_bytes: int = 1024 * 1024) -> CommitAck:
     Raises MalformedPayload, PayloadTooLarge or UnknownVersion.
     """
     ack = _decode(_ack, payload, max_bytes)
-    previous = 0
-    for first, last in ack.committed:
-        if first <= previous or last < first:
-            raise MalformedPayload(f"committed: range [{first}, {last}] is not ascending and disjoint")
-        previous = last
+    _check_ranges("committed", ack.committed)
     return ack
 
 
@@ -155,6 +155,26 @@ def _check_columns(message: Backlog) -> None:
     for key, column in message.values.items():
         if len(column) != length:
             raise MalformedPayload(f"values[{key!r:.80}] has {len(column)} entries, seq has {length}")
+
+
+def _check_gone(gone: Gone, seqs: Sequence[int]) -> None:
+    for why, ranges in gone.items():
+        field = f"gone[{why!r:.80}]"
+        _check_ranges(field, ranges)
+        for first, last in ranges:
+            above = bisect_left(seqs, first)
+            if above == len(seqs):
+                raise MalformedPayload(f"{field}: [{first}, {last}] is not below the message's own seq {seqs[-1]}")
+            if seqs[above] <= last:
+                raise MalformedPayload(f"{field}: [{first}, {last}] holds the message's own seq {seqs[above]}")
+
+
+def _check_ranges(field: str, ranges: Sequence[tuple[int, int]]) -> None:
+    previous = 0
+    for first, last in ranges:
+        if first <= previous or last < first:
+            raise MalformedPayload(f"{field}: range [{first}, {last}] is not ascending and disjoint")
+        previous = last
 
 
 def _checked(payload: bytes, max_bytes: int) -> bytes:

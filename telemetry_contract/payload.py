@@ -19,12 +19,16 @@ Sequence = Annotated[int, Meta(ge=1, le=MAX_SEQUENCE)]
 TimeMs = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
 Count = Annotated[int, Meta(ge=0, le=MAX_SEQUENCE)]
 Text = Annotated[str, Meta(max_length=256)]
+Gone = dict[Text, list[tuple[Sequence, Sequence]]]
 
 
 class Tick(Struct, kw_only=True, omit_defaults=True):
     """One reading: the values that were measured together at `t`. The payload of a live message.
 
-    `low` is the lowest sequence number that the outbox still holds; what is below it and never arrived is a gap.
+    `low`: nothing below it comes any more; it is the lowest sequence number that the outbox holds. `gone`: nor does
+    anything in these inclusive ranges, which lie directly below ticks of this message, by why: "thinned" (given up so
+    that their neighbours could stay) or "lost" (with the memory of an agent that was killed). What is below `low` or
+    gone and never arrived is a gap.
     `clock` is "unsynchronised" while the device does not know the time. `device` is not needed (the topic names the
     device); where it is given it must agree with the topic.
     """
@@ -35,12 +39,16 @@ class Tick(Struct, kw_only=True, omit_defaults=True):
     low: Sequence
     t: TimeMs
     values: dict[str, float | None]
+    gone: Gone | None = None
     clock: Text | None = None
     device: Text | None = None
 
 
 class Backlog(Struct, kw_only=True, omit_defaults=True):
-    """Many ticks with the same keys, column by column; `seq`, `t` and each list of `values` have one length."""
+    """Many ticks with the same keys, column by column; `seq`, `t` and each list of `values` have one length.
+
+    `low` and `gone` as in `Tick`.
+    """
 
     v: int
     stream: UUID
@@ -48,6 +56,7 @@ class Backlog(Struct, kw_only=True, omit_defaults=True):
     seq: list[Sequence]
     t: list[TimeMs]
     values: dict[str, list[float | None]]
+    gone: Gone | None = None
     clock: Text | None = None
     device: Text | None = None
 

@@ -4,6 +4,7 @@ import json
 import math
 import zlib
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -79,10 +80,20 @@ texts = st.none() | st.text(max_size=20)
 
 
 @st.composite
+def gones(draw: st.DrawFn, seqs: list[int]) -> dict[str, list[tuple[int, int]]] | None:
+    """Nothing, or by reason some of the runs between these numbers."""
+    runs = [(before + 1, seq - 1) for before, seq in pairwise([0, *seqs]) if seq - before > 1]
+    reasons = st.dictionaries(st.text(max_size=8), st.sets(st.sampled_from(runs)).map(sorted), max_size=2)
+    return draw(st.none() | reasons) if runs else None
+
+
+@st.composite
 def ticks(draw: st.DrawFn) -> Tick:
     low, seq = sorted([draw(sequences), draw(sequences)])
     values = draw(st.dictionaries(keys, numbers, max_size=5))
-    return Tick(v=1, stream=draw(st.uuids()), seq=seq, low=low, t=draw(times), values=values, clock=draw(texts))
+    gone = draw(gones([seq]))
+    stream = draw(st.uuids())
+    return Tick(v=1, stream=stream, seq=seq, low=low, t=draw(times), values=values, gone=gone, clock=draw(texts))
 
 
 @st.composite
@@ -96,6 +107,7 @@ def backlogs(draw: st.DrawFn) -> Backlog:
         seq=seqs,
         t=draw(st.lists(times, min_size=len(seqs), max_size=len(seqs))),
         values=draw(st.dictionaries(keys, column, max_size=4)),
+        gone=draw(gones(seqs)),
     )
 
 
