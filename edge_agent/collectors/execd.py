@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from edge_agent.collectors.formats import READERS, Found
+from edge_agent.collectors.inbox import Inbox
 from edge_agent.collectors.line_program import LineProgram, Timing
 from edge_agent.config import Execd as ExecdConfig
 from edge_agent.errors import CollectorError
@@ -19,10 +20,6 @@ from edge_agent.limited_log import LimitedLog
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT_SECONDS = 5.0
-MAX_SERIES = 10_000
-
-# A series that is not printed for so many ticks with others is not expected any more.
-_FORGOTTEN_AFTER_TICKS = 100
 
 
 class Execd:
@@ -49,10 +46,9 @@ class Execd:
         self._changed = threading.Condition()  # guards all below
         self._program: LineProgram | None = None
         self._closed = False
-        self._fresh: dict[str, float | None] = {}
+        self._inbox = Inbox()
         self._useful = False  # whether the program has printed something useful since it was started
         self._trouble: str | None = None  # why there is nothing, until there is something again
-        self._absent_ticks: dict[str, int] = {}  # by series, all that are expected
 
     def collect(self) -> dict[str, float | None]:
         """The newest values since the last call; series that are expected and have none are None.
@@ -64,11 +60,11 @@ class Execd:
                 raise CollectorError("the agent is stopping")
             if self._program is None:
                 self._program = self._start()
-                self._changed.wait_for(lambda: self._fresh or self._trouble or self._closed, FIRST_WAIT_SECONDS)
-            fresh, self._fresh = self._fresh, {}
-            if not fresh and self._trouble is not None:
+                self._changed.wait_for(lambda: self._inbox or self._trouble or self._closed, FIRST_WAIT_SECONDS)
+            taken = self._inbox.take()
+            if not taken and self._trouble is not None:
                 raise CollectorError(self._trouble)
-            return self._completed(fresh) if fresh else {}
+            return taken
 
     def close(self) -> None:
         """End the program, and start it no more. It is asked to end, and killed a second later."""
@@ -91,14 +87,8 @@ class Execd:
 
     def _printed(self, line: bytes) -> None:
         found, unusable = self._read(line)
-        superseded = 0
         with self._changed:
-            for key, value in found.items():
-                superseded += key in self._fresh
-                if key in self._fresh or len(self._fresh) < MAX_SERIES:
-                    self._fresh[key] = value
-                else:
-                    unusable.append(f"{key}: there are {MAX_SERIES} series already")
+            superseded = self._inbox.put((found, unusable))
             if found:
                 self._useful, self._trouble = True, None
             elif unusable and not self._useful:
@@ -118,12 +108,6 @@ class Execd:
         with self._changed:
             self._useful, self._trouble = False, how
             self._changed.notify_all()
-
-    def _completed(self, fresh: dict[str, float | None]) -> dict[str, float | None]:
-        """With None for what is expected, so that series that are printed at different times make one set of keys."""
-        ticks = {key: absent + 1 for key, absent in self._absent_ticks.items() if absent < _FORGOTTEN_AFTER_TICKS}
-        self._absent_ticks = ticks | dict.fromkeys(fresh, 0)
-        return dict.fromkeys(self._absent_ticks) | fresh
 
 
 def _line(read: Callable[[bytes], Found], line: bytes) -> Found:

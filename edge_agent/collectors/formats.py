@@ -1,13 +1,13 @@
-"""The formats in which programs print what they measured.
+"""The formats in which programs and devices tell what they measured.
 
 A reader gives the values by canonical series key, None where there is none, and what is wrong with each entry that it
-leaves out. It raises CollectorError where the output as a whole is not of its format.
+leaves out. It raises CollectorError, which begins with the `verb` of who told it, where the whole is not of its format.
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from edge_agent.errors import CollectorError
 from telemetry_contract.errors import InvalidLine, InvalidSeriesKey
@@ -21,16 +21,16 @@ class _Pairs(list[tuple[str, Any]]):
     """A JSON object with its keys as often as they were given."""
 
 
-def json_object(output: bytes) -> Found:
+def json_object(output: bytes, verb: str = "printed") -> Found:
     """The values of a JSON object of series key -> number or null."""
     if not output.strip():
-        raise CollectorError("printed nothing; expected a JSON object of series key -> number")
+        raise CollectorError(f"{verb} nothing; expected a JSON object of series key -> number")
     try:
         printed = json.loads(output, object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as exc:
-        raise CollectorError(f"printed what is not JSON ({exc}): {_shown(output)}") from exc
+        raise CollectorError(f"{verb} what is not JSON ({exc}): {_shown(output)}") from exc
     if not isinstance(printed, _Pairs):
-        raise CollectorError(f"printed JSON that is not an object of series key -> number: {_shown(output)}")
+        raise CollectorError(f"{verb} JSON that is not an object of series key -> number: {_shown(output)}")
     found: dict[str, float | None] = {}
     unusable: list[str] = []
     for written, value in printed:
@@ -56,14 +56,14 @@ def _finite(value: float | None) -> float | None:
         return None
 
 
-def influx_points(output: bytes) -> Found:
+def influx_points(output: bytes, verb: str = "printed") -> Found:
     """The values of points in InfluxDB line protocol; their timestamps are not used."""
     if not output.strip():
-        raise CollectorError("printed nothing; expected points in InfluxDB line protocol")
+        raise CollectorError(f"{verb} nothing; expected points in InfluxDB line protocol")
     try:
         text = output.decode()
     except UnicodeDecodeError as exc:
-        raise CollectorError(f"printed what is not UTF-8 text: {_shown(output)}") from exc
+        raise CollectorError(f"{verb} what is not UTF-8 text: {_shown(output)}") from exc
     found: dict[str, float | None] = {}
     unusable: list[str] = []
     for point in points(text):
@@ -81,7 +81,15 @@ def influx_points(output: bytes) -> Found:
     return found, unusable
 
 
-READERS: Mapping[str, Callable[[bytes], Found]] = {"json": json_object, "influx": influx_points}
+class Reader(Protocol):
+    """Reads one format."""
+
+    def __call__(self, output: bytes, verb: str = "printed") -> Found:
+        """See the module."""
+        ...
+
+
+READERS: Mapping[str, Reader] = {"json": json_object, "influx": influx_points}
 
 
 def _shown(output: bytes) -> str:

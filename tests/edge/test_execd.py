@@ -21,6 +21,7 @@ from harness.wait import until
 from edge_agent.collectors import execd as module
 from edge_agent.collectors import line_program
 from edge_agent.collectors.execd import Execd
+from edge_agent.collectors.inbox import FORGOTTEN_AFTER_TICKS, Inbox
 from edge_agent.collectors.line_program import MAX_BYTES_PER_SECOND, MAX_LINE_BYTES, Timing
 from edge_agent.config import Execd as ExecdConfig
 from edge_agent.errors import CollectorError
@@ -137,7 +138,7 @@ def test_series_that_are_printed_at_different_times_make_one_set_of_keys() -> No
     with dictated() as (meter, write):
         write(b'{"a": 1, "b": 1}\n')
         assert meter.collect() == {"a": 1.0, "b": 1.0}
-        for tick in range(module._FORGOTTEN_AFTER_TICKS):  # noqa: SLF001 - the test is about it
+        for tick in range(FORGOTTEN_AFTER_TICKS):
             write(f'{{"a": {tick}}}\n'.encode())
             assert meter.next() == {"a": float(tick), "b": None}
         write(b'{"a": 5}\n')
@@ -192,7 +193,7 @@ def test_program_that_prints_nothing_useful_is_a_failure_that_says_why() -> None
 
 
 def test_more_series_than_anyone_can_want_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_SERIES", 3)
+    monkeypatch.setattr(module, "Inbox", lambda: Inbox(max_series=3))
     with dictated() as (meter, write):
         write(b'{"a": 1}\n')
         assert meter.collect() == {"a": 1.0}
