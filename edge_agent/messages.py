@@ -6,27 +6,30 @@ from uuid import UUID
 
 from edge_agent.outbox import StoredTick, unpack
 from telemetry_contract.codec import Encoded, encode
-from telemetry_contract.payload import VERSION, Backlog, Tick
+from telemetry_contract.payload import VERSION, Backlog, Gone, Tick
 
 # Live ticks stay readable with any MQTT client unless they are large.
 LIVE_COMPRESS_ABOVE: Final = 16_384
 BACKLOG_COMPRESS_ABOVE: Final = 1_024
 
-# The longest that JSON can make of them, each with its comma: a float64, a sequence number with a time in milliseconds.
+# The longest that JSON can make of them, each with its comma: a float64; a sequence number with a time in milliseconds
+# and the range of what is gone below it.
 _VALUE_BYTES: Final = 25
-_SEQ_AND_TIME_BYTES: Final = 36
+_SEQ_AND_TIME_BYTES: Final = 36 + 42
 _ENVELOPE_BYTES: Final = 256
 _KEY_EXTRA_BYTES: Final = 6
 
 
-def live(stream: UUID, low: int, tick: StoredTick, keys: Sequence[str]) -> Encoded:
+def live(stream: UUID, low: int, tick: StoredTick, keys: Sequence[str], gone: Gone | None = None) -> Encoded:
     """The message of one tick."""
     values: dict[str, float | None] = dict(zip(keys, unpack(tick.data), strict=True))
-    message = Tick(v=VERSION, stream=stream, seq=tick.seq, low=low, t=tick.t_ms, values=values)
+    message = Tick(v=VERSION, stream=stream, seq=tick.seq, low=low, t=tick.t_ms, values=values, gone=gone)
     return encode(message, compress_above=LIVE_COMPRESS_ABOVE)
 
 
-def backlog(stream: UUID, low: int, ticks: Sequence[StoredTick], keys: Sequence[str]) -> Encoded:
+def backlog(
+    stream: UUID, low: int, ticks: Sequence[StoredTick], keys: Sequence[str], gone: Gone | None = None
+) -> Encoded:
     """The message of many ticks, all of the layout that has these keys."""
     width = len(keys)
     flat = unpack(b"".join(tick.data for tick in ticks))
@@ -37,6 +40,7 @@ def backlog(stream: UUID, low: int, ticks: Sequence[StoredTick], keys: Sequence[
         seq=[tick.seq for tick in ticks],
         t=[tick.t_ms for tick in ticks],
         values={key: list(flat[position::width]) for position, key in enumerate(keys)},
+        gone=gone,
     )
     return encode(message, compress_above=BACKLOG_COMPRESS_ABOVE)
 

@@ -22,7 +22,7 @@ from edge_agent.errors import OutboxCorrupt
 from edge_agent.outbox_file import connect, lock, set_aside, translated
 from edge_agent.reading import Reading
 from edge_agent.room import Given, Room
-from telemetry_contract.payload import OutboxState
+from telemetry_contract.payload import Gone, OutboxState
 
 _INDEX_STEP: Final = 256
 _NAN: Final = float("nan")
@@ -47,6 +47,17 @@ class StoredTick(NamedTuple):
     t_ms: int
     layout: int
     data: bytes
+
+
+def _without(whole: tuple[int, int], parts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What is left of an inclusive range without some ascending parts of it."""
+    first, last = whole
+    left = []
+    for part_first, part_last in parts:
+        if part_first > first:
+            left.append((first, part_first - 1))
+        first = part_last + 1
+    return [*left, (first, last)] if first <= last else left
 
 
 def unpack(data: bytes) -> tuple[float, ...]:
@@ -109,16 +120,21 @@ class Outbox:
         self._layouts: dict[tuple[str, ...], int] = {}
         self._keys: dict[int, tuple[str, ...]] = {}
         self._newest_of_layout: dict[int, int] = {}  # as far as this process appended it
-        rows = self._rows("select stream, machine, sequence_offset, thinned, dropped, depth, depth_seq from outbox")
+        rows = self._rows(
+            "select stream, machine, sequence_offset, thinned, dropped, depth, depth_seq, unflushed_from from outbox"
+        )
         if len(rows) != 1:
             raise OutboxCorrupt(f"outbox {path}: it does not say what stream it is")
-        stream, machine, offset, thinned, dropped, depth, depth_seq = rows[0]
+        stream, machine, offset, thinned, dropped, depth, depth_seq, unflushed_from = rows[0]
         self.stream = UUID(stream)
         self._offset: int = offset
         self._given = Given(thinned, dropped)
         self._last: int = self._rows("select seq from sqlite_sequence where name = 'tick'")[0][0]
         self._depth: int = depth + self._last - depth_seq
         self._last_at_open: int = self._last
+        if unflushed_from is not None:
+            self._note_crash(unflushed_from)
+        self._holes = self._rows("select first, last from hole order by first")
         if options.machine_id is not None and machine != options.machine_id:
             if machine is None:
                 with self._transaction():
@@ -224,6 +240,30 @@ class Outbox:
         rows = self._rows("select seq, t, layout, data from tick where seq between ? and ?", min(wanted), max(wanted))
         return [StoredTick(seq - self._offset, t_ms, layout, data) for seq, t_ms, layout, data in rows if seq in wanted]
 
+    def gone(self, seqs: Sequence[int]) -> Gone | None:
+        """What lies directly below these ascending ticks, and is not held and may not have been confirmed, by why.
+
+        Each run of such numbers lies below one tick, so that all of them are told once all ticks are.
+        """
+        if not any(self._given) and not self._holes:
+            return None
+        wanted = set(seqs)
+        previous = self._highest_below(seqs[0])
+        below: list[tuple[int, int]] = []
+        for seq, _ in self.index(seqs[0]):
+            if seq > seqs[-1]:
+                break
+            if seq in wanted:
+                below += self._run_below(seq, previous)
+            previous = seq
+        found: Gone = {"thinned": [], "lost": []}
+        for first, last in below:
+            lost = [(max(first, a), min(last, b)) for a, b in self._lost() if a <= last and b >= first]
+            found["lost"] += lost
+            if any(self._given):
+                found["thinned"] += _without((first, last), lost)
+        return {why: ranges for why, ranges in found.items() if ranges} or None
+
     def keys(self, layout: int) -> tuple[str, ...]:
         """The series keys of a layout, in the order of its values."""
         known = self._keys.get(layout)
@@ -288,6 +328,31 @@ class Outbox:
                 self._db.close()
         finally:
             os.close(self._lock)
+
+    def _note_crash(self, first: int) -> None:
+        """The numbers from `first` on were in memory only, or never used: a hole, as long as somebody may ask."""
+        with self._transaction():
+            self._execute("delete from hole where last + 1 < (select min(seq) from tick)")
+            if first <= self._last:
+                [(joined,)] = self._rows("select min(first) from hole where last + 1 >= ?", first)
+                first = first if joined is None else min(first, joined)
+                self._execute("delete from hole where first > ?", first)
+                self._execute("insert or replace into hole values (?, ?)", first, self._last)
+            self._execute("update outbox set unflushed_from = null")
+
+    def _lost(self) -> list[tuple[int, int]]:
+        return [(max(1, first - self._offset), last - self._offset) for first, last in self._holes]
+
+    def _highest_below(self, seq: int) -> int | None:
+        """The highest number that it holds below this one."""
+        [(below,)] = self._rows("select max(seq) from tick where seq < ?", seq + self._offset)
+        return None if below is None else below - self._offset
+
+    def _run_below(self, seq: int, previous: int | None) -> list[tuple[int, int]]:
+        """The run of numbers between a tick and the one before that it holds; below the lowest only a hole counts."""
+        if previous is None:
+            return [(first, last) for first, last in self._lost() if last == seq - 1 and first <= last]
+        return [(previous + 1, seq - 1)] if seq > previous + 1 else []
 
     def _overlapping(self, ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """The parts of the ranges that lie between the lowest and the highest held number, as stored."""

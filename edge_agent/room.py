@@ -14,14 +14,16 @@ import apsw
 
 from edge_agent.thinning import Thinning
 
-# Ticks looked at in one step, and, where they are large, about so many bytes of them.
+# Ticks looked at in one step; of small ones so many that they fill several pages, of large ones about so many bytes.
 _STEP: Final = 64
-_STEP_BYTES: Final = 262_144
+_MIN_STEP_BYTES: Final = 16_384
+_MAX_STEP_BYTES: Final = 262_144
 _MIN_STEP: Final = 8
 # So many steps without effect, and then the oldest are dropped this time: an append never takes long.
 _MAX_IDLE_STEPS: Final = 16
-# A tick is decided when the next of its layout is seen, or when so many others were.
-_MAX_UNDECIDED: Final = 1_024
+# A tick is decided when the next of its layout is seen, or when so many others, and so many steps, were.
+_MAX_UNDECIDED: Final = 512
+_MAX_UNDECIDED_STEPS: Final = 2
 _DROP_STEP: Final = 8
 
 
@@ -103,7 +105,7 @@ class Room:
     def _thin(self, depth: int, spared: Callable[[int], bool]) -> int | None:
         """One step: how many ticks it freed; None where the oldest half has nothing to give."""
         progress = self._known()
-        step = max(_MIN_STEP, min(_STEP, _STEP_BYTES * depth // self._max_bytes))
+        step = self._step(depth)
         if not progress.quota and not self._seen:
             progress.quota = depth // 2 - progress.below
             if progress.quota < min(step, max(4, depth // 8)):
@@ -123,16 +125,21 @@ class Room:
                 self._doomed.add(goes)
             self._seen.append(seq)
         progress.quota = progress.quota - len(rows) if rows else 0
-        return self._rewrite(spared)
+        return self._rewrite(spared, max(_MAX_UNDECIDED, _MAX_UNDECIDED_STEPS * step))
 
-    def _rewrite(self, spared: Callable[[int], bool]) -> int:
+    def _step(self, depth: int) -> int:
+        """How many ticks to look at at a time, from their average size."""
+        many, few = (size * depth // self._max_bytes for size in (_MIN_STEP_BYTES, _MAX_STEP_BYTES))
+        return max(_MIN_STEP, min(max(_STEP, many), few))
+
+    def _rewrite(self, spared: Callable[[int], bool], max_undecided: int) -> int:
         """Deletes what may go as far as everything is decided; how many ticks went."""
         progress = self._known()
         if not self._seen:
             return 0
         if not progress.quota:
             self._thinning.keep_below(self._seen[-1] + 1)
-        elif len(self._seen) > _MAX_UNDECIDED:
+        elif len(self._seen) > max_undecided:
             self._thinning.keep_below(self._seen[len(self._seen) // 2])
         end = self._thinning.undecided()
         if end is None:

@@ -46,7 +46,7 @@ class WriteBehindOutbox(Outbox):
         if lost or last > self._reserved or any(tuple(it.values) not in self._layouts for it in readings):
             reserved = self._reserved if last <= self._reserved else last + RESERVED
             with self._transaction():
-                self._reserve(reserved)
+                self._reserve(reserved, next(iter(self._tail), self._last + 1))
                 self._account(self._depth, Given(dropped=lost))
                 for reading in readings:
                     self._layout(tuple(reading.values))
@@ -66,6 +66,7 @@ class WriteBehindOutbox(Outbox):
             given = self._insert(list(self._tail.values()), spared)
             depth = self._depth + len(self._tail) - sum(given)
             self._account(depth, given)
+            self._reserve(self._reserved, self._last + 1)
         self._depth = depth
         self._count(given)
         self._tail.clear()
@@ -122,10 +123,17 @@ class WriteBehindOutbox(Outbox):
             self.flush()
             if self._reserved > self._last:
                 with self._transaction():
-                    self._reserve(self._last)
+                    self._reserve(self._last, None)
                     self._account(self._depth)
         finally:
             super().close()
 
-    def _reserve(self, last: int) -> None:
+    def _highest_below(self, seq: int) -> int | None:
+        """The highest number that it holds below this one, in memory or on disk."""
+        in_memory = [held - self._offset for held in self._tail if held - self._offset < seq]
+        return in_memory[-1] if in_memory else super()._highest_below(seq)
+
+    def _reserve(self, last: int, unflushed_from: int | None) -> None:
+        """Numbers up to `last` may be used; those from `unflushed_from` on are, or will be, not on disk."""
         self._execute("update sqlite_sequence set seq = ? where name = 'tick'", last)
+        self._execute("update outbox set unflushed_from = ?", unflushed_from)
