@@ -19,7 +19,7 @@ from harness.wait import until
 
 from cloud_ingest import config
 from cloud_ingest.errors import SchemaMissing
-from cloud_ingest.ingest import main
+from cloud_ingest.ingest import main, pipeline
 from cloud_ingest.store.migrate import migrate
 from telemetry_contract.codec import encode
 from telemetry_contract.payload import Tick
@@ -249,6 +249,33 @@ def test_database_without_the_schema_ends_the_role_with_the_reason(
     sending = threading.Thread(target=send)
     sending.start()
     with pytest.raises(SchemaMissing):
+        main.run(settings, threading.Event())
+    sending.join()
+
+
+def test_defect_ends_the_role_though_a_commit_waits_for_the_database(
+    broker: Mosquitto,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    subscribed: Callable[[], None],
+    free_port: Callable[[], int],
+) -> None:
+    settings = config.load(None, environment(broker, f"postgresql://127.0.0.1:{free_port()}/nowhere", {}))
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    def send() -> None:
+        subscribed()
+        with Device(broker) as device:
+            device.send_tick(1, now_ms(), {"a": 1.0})
+            until(lambda: "database is away" in caplog.text, 15, "notice that the database is away")
+            monkeypatch.setattr(pipeline, "decode", fail)
+            device.send_tick(2, now_ms(), {"a": 1.0})
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    with pytest.raises(ZeroDivisionError):
         main.run(settings, threading.Event())
     sending.join()
 

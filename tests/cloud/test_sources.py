@@ -15,7 +15,7 @@ from harness.broker import Mosquitto
 from harness.certificates import Authority
 from harness.link import Link
 from harness.ports import free_port
-from harness.scripted_broker import DISCONNECT, PINGREQ, PUBACK, ScriptedBroker, packet, publish
+from harness.scripted_broker import DISCONNECT, PINGREQ, PUBACK, UNSUBSCRIBE, ScriptedBroker, packet, publish
 from harness.wait import until
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -391,6 +391,17 @@ def test_who_leaves_gets_what_the_broker_held_for_it_and_nothing_more(
     assert not source.is_connected
 
 
+@version_5
+def test_leaving_waits_for_the_broker_also_after_a_reconnect(open_source: Open) -> None:
+    with ScriptedBroker() as broker:
+        source = open_source(broker)
+        broker.send(packet(DISCONNECT, b"\x8b\x00"))
+        until(lambda: broker.connections >= 2, 10, "a new connection")
+        until(lambda: source.is_connected, 10, "subscription")
+        source.leave(10)
+        assert len(broker.bodies(UNSUBSCRIBE)) == 1
+
+
 def test_leaving_without_a_connection_returns_at_once(open_source: Open, broker: Mosquitto) -> None:
     source = open_source(broker)
     broker.kill()
@@ -621,24 +632,32 @@ def test_topic_that_is_not_utf_8_harms_only_its_own_message(
         assert "no broker" not in caplog.text
 
 
-def test_no_more_is_read_than_there_is_room_for(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("keepalive", ["1", "600"])
+def test_no_more_is_read_than_there_is_room_for(keepalive: str, caplog: pytest.LogCaptureFixture) -> None:
     """Of the source that has its own socket: what the other has read it can't leave unread."""
     megabytes = 100
     message = bytes(1024**2)
+    sent = 0
     with (
         ScriptedBroker(answer_pings=False) as broker,
-        closing(Mqtt5Source(settings_of(broker, {"BROKER__KEEPALIVE_SECONDS": "1"}))) as source,
+        closing(Mqtt5Source(settings_of(broker, {"BROKER__KEEPALIVE_SECONDS": keepalive}))) as source,
     ):
         source.start()
         until(lambda: source.is_connected, 10, "subscription")
 
         def send() -> None:
+            nonlocal sent
             for number in range(1, megabytes + 1):
                 broker.send(publish(TOPIC.encode(), message, number))
+                sent = number
 
         sending = threading.Thread(target=send)
         sending.start()
-        broker.wait_for(PINGREQ, 5)  # for 2.5 keepalives: as it does not read, silence means nothing to it
+        until(lambda: sent >= 64, 10, "it to be full")
+        if keepalive == "1":
+            broker.wait_for(PINGREQ, 5)  # for 2.5 keepalives: as it does not read, silence means nothing to it
+        else:
+            sending.join(0.5)
         assert sending.is_alive()
         received = receive(source, megabytes, 20)
         sending.join()
