@@ -8,7 +8,7 @@ import os
 import re
 import ssl
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from socket import gethostname
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args, get_origin
@@ -27,8 +27,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from edge_agent import config_source
 from edge_agent.address import Address
-from edge_agent.config_source import KeyPath, Source, did_you_mean, dotted
+from edge_agent.config_source import KeyPath, Source, did_you_mean, dotted, parsed
 from edge_agent.errors import ConfigError
+from edge_agent.topic_pattern import TopicPattern
 from telemetry_contract.errors import InvalidSeriesKey
 from telemetry_contract.series import SeriesKey
 from telemetry_contract.topics import is_identifier
@@ -218,10 +219,7 @@ class Broker(_Section):
         """
         if self.password_file is None:
             return None
-        try:
-            return self.password_file.read_text(encoding="utf-8").partition("\n")[0].removesuffix("\r")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"broker.password_file {self.password_file}: {_reason(exc)}") from exc
+        return _first_line(f"broker.password_file {self.password_file}", self.password_file)
 
 
 class Sampling(_Section):
@@ -309,6 +307,28 @@ class Textfile(Collector):
     max_age_seconds: Annotated[Seconds, Field(gt=0, le=366 * 86_400)] = 7_200.0
 
 
+class HttpInput(Collector):
+    """The `http_input` collector, to which devices nearby hand what they measure."""
+
+    enabled: bool = False
+    listen: Listen = Address("127.0.0.1", 9274)
+    token_file: FilePath | None = None
+    max_body_bytes: Annotated[Whole, Field(ge=1_024, le=16_777_216)] = 262_144
+
+    def token(self) -> str | None:
+        """The first line of `token_file`, read now; None where none is asked for.
+
+        Raises ConfigError where it can't be read or is empty.
+        """
+        if self.token_file is None:
+            return None
+        what = f"collectors.http_input.token_file {self.token_file}"
+        token = _first_line(what, self.token_file)
+        if not token:
+            raise ConfigError(f"{what}: its first line is empty")
+        return token
+
+
 class Exec(_Section):
     """One program of the user's that prints what it measured and ends."""
 
@@ -384,6 +404,43 @@ class Modbus(_Section):
         return self
 
 
+def _topic(text: str) -> str:
+    try:
+        TopicPattern.parse(text)
+    except ValueError as exc:
+        raise PydanticCustomError("topic", "must {what}", {"what": str(exc)}) from exc
+    return text
+
+
+class MqttTopic(_Section):
+    """What is subscribed to, and how its payloads are read.
+
+    `values` maps series to where their values stand in a JSON document: names and positions, joined by dots.
+    """
+
+    topic: Annotated[str, AfterValidator(_topic)]
+    format: Literal["json", "number", "influx"] = "json"
+    series: Annotated[str, AfterValidator(_series)] | None = None
+    values: dict[Annotated[str, AfterValidator(_series)], Annotated[str, Field(min_length=1)]] = {}
+
+    @model_validator(mode="after")
+    def _format_fits(self) -> Self:
+        if (self.format == "number") != (self.series is not None):
+            raise PydanticCustomError("relation", "must set series where the format is number, and only there")
+        if self.values and self.format != "json":
+            raise PydanticCustomError("relation", "must set values only where the format is json")
+        return self
+
+
+class MqttInput(_Section):
+    """A broker to which devices nearby publish what they measure; without one of its own it is the agent's."""
+
+    name: Identifier
+    broker: Broker | None = None
+    topics: Annotated[tuple[MqttTopic, ...], AfterValidator(_at_least_one)]
+    interval_seconds: IntervalSeconds | None = None
+
+
 class Plugin(_Section):
     """A collector of another package, by the name under which that offers it."""
 
@@ -407,17 +464,20 @@ class Collectors(_Section):
     containers: Containers = Containers()
     sensors: Sensors = Sensors()
     textfile: Textfile = Textfile()
+    http_input: HttpInput = HttpInput()
     exec: tuple[Exec, ...] = ()
     execd: tuple[Execd, ...] = ()
     modbus: tuple[Modbus, ...] = ()
+    mqtt_input: tuple[MqttInput, ...] = ()
     plugins: tuple[Plugin, ...] = ()
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        named: dict[str, tuple[Exec | Execd | Modbus | Plugin, ...]] = {
+        named: dict[str, tuple[Exec | Execd | Modbus | MqttInput | Plugin, ...]] = {
             "exec program": self.exec,
             "execd program": self.execd,
             "modbus connection": self.modbus,
+            "mqtt_input": self.mqtt_input,
             "plugin": self.plugins,
         }
         for kind, several in named.items():
@@ -549,15 +609,22 @@ def _file(file: Path | None, environment: Mapping[str, str]) -> Path | None:
 
 def _unreadable_files(config: Config, source: Source) -> Iterator[str]:
     """A sentence for each file that the configuration names and that can't serve."""
-    checks = (
-        [config.broker.password] if config.broker.tls is None else [config.broker.password, config.broker.tls.context]
-    )
-    for check in checks:
+    checks = [("", check) for check in _files_of(config.broker)]
+    if config.collectors.http_input.enabled:
+        checks.append(("", config.collectors.http_input.token))
+    for number, one in enumerate(config.collectors.mqtt_input):
+        if one.broker is not None:
+            checks += [(f"collectors.mqtt_input[{number}].", check) for check in _files_of(one.broker)]
+    for where, check in checks:
         try:
             check()
         except ConfigError as exc:
-            key = str(exc).partition(" ")[0]
-            yield f"{exc}{source.where(tuple(key.split('.')))}"
+            said = f"{where}{exc}"
+            yield f"{said}{source.where(parsed(said.partition(' ')[0]))}"
+
+
+def _files_of(broker: Broker) -> list[Callable[[], object]]:
+    return [broker.password] if broker.tls is None else [broker.password, broker.tls.context]
 
 
 def _sentence(error: ErrorDetails, source: Source) -> str:
@@ -597,6 +664,14 @@ def _section_type(annotation: Any, *, inside_lists: bool = False) -> type[BaseMo
         return None
     candidates = (annotation, *get_args(annotation))
     return next((it for it in candidates if isinstance(it, type) and issubclass(it, BaseModel)), None)
+
+
+def _first_line(what: str, file: Path) -> str:
+    """The first line of a file; raises ConfigError, which begins with `what`, where it can't be read."""
+    try:
+        return file.read_text(encoding="utf-8").partition("\n")[0].removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{what}: {_reason(exc)}") from exc
 
 
 def _reason(exc: Exception) -> str:

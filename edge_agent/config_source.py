@@ -4,6 +4,7 @@ Variables are those of the environment and, below them, of the file `.env` besid
 remembers its origin, so that a message can name the line or the variable to change.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,12 @@ class Source:
 def dotted(path: KeyPath) -> str:
     """A path as a person writes it: `collectors.exec[0].command`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def parsed(text: str) -> KeyPath:
+    """The path that `dotted` writes so."""
+    parts = re.findall(r"\[(\d+)\]|([^.\[]+)", text)
+    return tuple(int(index) if index else name for index, name in parts)
 
 
 def variable(path: KeyPath) -> str:

@@ -83,9 +83,7 @@ class LocalServer:
         try:
             self._server = _Server(listen, answer, bounds)
         except OSError as exc:
-            raise ConfigError(
-                f"{key} {listen}: {exc.strerror or exc}; choose another address, or null for none"
-            ) from exc
+            raise ConfigError(f"{key} {listen}: {exc.strerror or exc}; choose another address") from exc
         except UnicodeError as exc:
             raise ConfigError(f"{key} {listen}: not a host name") from exc
         self._thread = threading.Thread(
@@ -246,8 +244,9 @@ class _Handler(BaseHTTPRequestHandler):
         content = response.body.encode()
         self.close_connection = True
         self.send_response(response.status)
-        self.send_header("Content-Type", response.content_type)
-        self.send_header("Content-Length", str(len(content)))
+        if response.status is not HTTPStatus.NO_CONTENT:
+            self.send_header("Content-Type", response.content_type)
+            self.send_header("Content-Length", str(len(content)))
         self.send_header("Connection", "close")
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")

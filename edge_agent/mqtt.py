@@ -68,10 +68,11 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message of a subscription."""
+    """A message of a subscription; `retained` where the broker had kept it for who subscribes."""
 
     topic: str
     payload: bytes
+    retained: bool = False
 
 
 Event = Connected | Disconnected | Acknowledged | Received
@@ -97,7 +98,7 @@ class Link:
         broker: Broker,
         *,
         client_id: str,
-        will: Will,
+        will: Will | None = None,
         subscriptions: Sequence[str],
         listener: Callable[[Event], None],
         pause: Callable[[float], float] = full_jitter,
@@ -245,7 +246,8 @@ class Link:
         )
         client.connect_timeout = CONNECT_TIMEOUT_SECONDS
         client.max_inflight_messages_set(0)
-        client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
         if self._broker.username is not None:
             client.username_pw_set(self._broker.username, self._broker.password())
         if self._broker.tls is not None:
@@ -314,7 +316,7 @@ class Link:
 
     def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         with contextlib.suppress(UnicodeDecodeError):  # a topic that is not UTF-8 is none of ours
-            self._listener(Received(message.topic, bytes(message.payload)))
+            self._listener(Received(message.topic, bytes(message.payload), message.retain))
 
     def _on_publish(
         self, _client: paho.Client, _userdata: object, packet_id: int, reason: ReasonCode, _properties: object

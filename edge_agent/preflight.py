@@ -15,6 +15,9 @@ def warnings(config: Config) -> Iterator[str]:
     """One sentence each, as this user finds this machine now."""
     yield from _outbox(config.outbox.path)
     yield from _broker(config.broker)
+    http_input = config.collectors.http_input
+    if http_input.enabled and http_input.token_file is None and not http_input.listen.is_loopback:
+        yield f"collectors.http_input: whoever reaches {http_input.listen} can write readings; set token_file"
     for running in config.collectors.execd:
         yield from _program(f"collectors.execd: {running.name}", running.command[0])
     for program in config.collectors.exec:

@@ -130,12 +130,12 @@ _METRICS = (
     ),
     _metric(
         "agent_collector_rejected_values_total",
-        "Entries that a program, file or plugin of yours gave and that were not usable.",
+        "Entries that a program, file, plugin or device of yours gave and that were not usable.",
         "collector",
     ),
     _metric(
         "agent_collector_superseded_values_total",
-        "Values of an execd program that a newer one replaced before a tick took them.",
+        "Values that a newer one replaced before a tick took them.",
         "collector",
     ),
     _metric("process_cpu_percent", "CPU time since the previous reading; 100 is one core.", "process"),

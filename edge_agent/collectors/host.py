@@ -9,8 +9,10 @@ import psutil
 from edge_agent.collectors.base import series
 from edge_agent.statistics import Statistics
 
-# The collectors whose values come from programs, files and packages of the user's.
-_OF_USERS = ("exec.", "execd.", "plugin.", "textfile")
+# The collectors whose values come from programs, files, packages and devices of the user's, and of them those to which
+# values come whenever they like.
+_OF_USERS = ("exec.", "execd.", "plugin.", "textfile", "http_input", "mqtt_input.")
+_COMING = ("execd.", "http_input", "mqtt_input.")
 
 
 def uptime_seconds() -> float:
@@ -46,6 +48,6 @@ class Host:
             found[series("agent_collector_failures_total", collector=name)] = counts.failures + counts.overruns
             if name.startswith(_OF_USERS):  # what our own collectors give is always usable
                 found[series("agent_collector_rejected_values_total", collector=name)] = counts.rejected_values
-            if name.startswith("execd."):
+            if name.startswith(_COMING):
                 found[series("agent_collector_superseded_values_total", collector=name)] = counts.superseded_values
         return found

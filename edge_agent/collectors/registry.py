@@ -54,9 +54,11 @@ def groups(config: Config, statistics: Statistics) -> tuple[Group, ...]:
         *_what_runs(config),
         *_slow_sensors(config),
         *_textfile(config, statistics),
+        *_http_input(config, statistics),
         *_programs(config, statistics),
         *_running_programs(config, statistics),
         *_modbus(config),
+        *_mqtt_inputs(config, statistics),
         *_plugins(config, statistics),
     )
 
@@ -121,6 +123,17 @@ def _textfile(config: Config, statistics: Statistics) -> Iterator[Group]:
         yield Group(interval_seconds, _MAX_DEADLINE_SECONDS, (member,))
 
 
+def _http_input(config: Config, statistics: Statistics) -> Iterator[Group]:
+    http_input = config.collectors.http_input
+    if http_input.enabled:
+        from edge_agent.collectors.http_input import HttpInput  # noqa: PLC0415
+
+        name = "http_input"
+        collector = HttpInput(http_input, partial(statistics.rejected, name), partial(statistics.superseded, name))
+        interval_seconds = http_input.interval_seconds or config.sampling.interval_seconds
+        yield Group(interval_seconds, _deadline_seconds(interval_seconds), (Member(name, collector),))
+
+
 def _need_process_groups(collector: str) -> None:
     if not _HAS_PROCESS_GROUPS:
         raise ConfigError(f"collectors.{collector} needs process groups, which this system does not have")
@@ -161,6 +174,22 @@ def _modbus(config: Config) -> Iterator[Group]:
         interval_seconds = connection.interval_seconds or config.sampling.interval_seconds
         deadline_seconds = connection.timeout_seconds * (1 + 2 * len(units)) + _EXEC_DEADLINE_EXTRA_SECONDS
         yield Group(interval_seconds, deadline_seconds, (Member(f"modbus.{connection.name}", Modbus(connection)),))
+
+
+def _mqtt_inputs(config: Config, statistics: Statistics) -> Iterator[Group]:
+    for one in config.collectors.mqtt_input:
+        from edge_agent.collectors.mqtt_input import MqttInput  # noqa: PLC0415
+
+        name = f"mqtt_input.{one.name}"
+        collector = MqttInput(
+            one,
+            one.broker or config.broker,
+            f"edge-{config.device}-input-{one.name}",
+            partial(statistics.rejected, name),
+            partial(statistics.superseded, name),
+        )
+        interval_seconds = one.interval_seconds or config.sampling.interval_seconds
+        yield Group(interval_seconds, _deadline_seconds(interval_seconds), (Member(name, collector),))
 
 
 def _plugins(config: Config, statistics: Statistics) -> Iterator[Group]:

@@ -124,8 +124,7 @@ def test_a_taken_port_is_told_and_ends_it_with_2(agent: Agent) -> None:
         agent.process.start()
         assert agent.process.wait(20) == 2
     assert agent.process.output() == (
-        f"edge-agent: status.listen 127.0.0.1:{agent.port}: Address already in use;"
-        " choose another address, or null for none\n"
+        f"edge-agent: status.listen 127.0.0.1:{agent.port}: Address already in use; choose another address\n"
     )
 
 

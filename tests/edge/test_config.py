@@ -21,6 +21,8 @@ from edge_agent.config import (
     ModbusRegister,
     ModbusSerial,
     ModbusTcp,
+    MqttInput,
+    MqttTopic,
     Plugin,
     Tls,
     leaves,
@@ -123,7 +125,13 @@ def test_sample_writes_every_key() -> None:
 
 
 def test_examples_in_comments_of_the_sample_are_valid_and_write_every_key() -> None:
-    lists: dict[str, type[BaseModel]] = {"exec": Exec, "execd": Execd, "modbus": Modbus, "plugins": Plugin}
+    lists: dict[str, type[BaseModel]] = {
+        "exec": Exec,
+        "execd": Execd,
+        "modbus": Modbus,
+        "mqtt_input": MqttInput,
+        "plugins": Plugin,
+    }
     # Prose begins after one space; an example is the name of a list, or `tls`, and what is indented below it.
     text = re.sub(rf"(?m)^( *)# ((?:tls|{'|'.join(lists)}):|  )", r"\1\2", SAMPLE.read_text())
     for name in lists:
@@ -134,6 +142,8 @@ def test_examples_in_comments_of_the_sample_are_valid_and_write_every_key() -> N
     for name, section in lists.items():
         examples = getattr(config.collectors, name)
         assert set().union(*(it.model_fields_set for it in examples)) == section.model_fields.keys()
+    (zigbee,) = config.collectors.mqtt_input
+    assert set().union(*(it.model_fields_set for it in zigbee.topics)) == MqttTopic.model_fields.keys()
     over_tcp, over_serial_line = config.collectors.modbus
     assert over_tcp.tcp is not None
     assert over_tcp.tcp.model_fields_set == ModbusTcp.model_fields.keys()
