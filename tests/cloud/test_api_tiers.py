@@ -129,7 +129,7 @@ def test_readings_that_are_gone_are_answered_with_the_shortest_rollups(client: h
     recent = history(client, "pump", "a", start=rfc(NOW - 20 * HOUR))
     assert (recent["tier"], recent["step_seconds"]) == ("raw", None)
     for days, tier, step_ms in [(5, "5m", 5 * MINUTE), (20, "1h", HOUR), (39, "1d", DAY)]:
-        answer = history(client, "pump", "a", start=rfc(NOW - days * DAY))
+        answer = history(client, "pump", "a", start=rfc(NOW - days * DAY), end=rfc(NOW))
         assert (answer["tier"], answer["step_seconds"]) == (tier, step_ms // 1000)
         (series,) = answer["series"]
         assert len(series["value"]) == -(-NOW // step_ms) - (NOW - days * DAY) // step_ms

@@ -48,13 +48,8 @@ def test_every_committed_tick_is_stored_exactly_once_through_ten_kills_of_each_p
             time.sleep(chance.uniform(0.0, 0.5))  # and the time that it stays away
             start()
         # No more ticks but the first one of this start; what waits must now arrive.
-        agent.process.terminate()
-        assert agent.process.wait(30) == 0, agent.process.tail()
-        agent.set_interval(3_600)
-        agent.process.start()
-        until(lambda: agent.depth() == 0, 60, "an empty outbox")
-        agent.process.terminate()
-        assert agent.process.wait(30) == 0, agent.process.tail()
+        agent.stop()
+        agent.drain(60)
 
     last = agent.last_seq()
     assert last > 2 * KILLS_EACH, "the agent hardly ran: this proves nothing"

@@ -135,13 +135,8 @@ def test_while_the_database_is_away_the_window_closes_nothing_is_acknowledged_an
         assert agent.depth() >= 4 * window
         own_database_server.start()
         until(lambda: "database is back" in ingest.output(), 60, "the ingester to go on")
-        agent.process.terminate()
-        assert agent.process.wait(60) == 0
-        agent.set_interval(3_600)
-        agent.process.start()
-        until(lambda: agent.depth() == 0, 60, "an empty outbox")
-        agent.process.terminate()
-        assert agent.process.wait(30) == 0
+        agent.stop()
+        agent.drain(60)
     last = agent.last_seq()
     with psycopg.connect(url) as connection:
         assert connection.execute("select received::text, ticks from telemetry.stream").fetchall() == [

@@ -10,6 +10,7 @@ import yaml
 
 from harness.broker import Mosquitto
 from harness.processes import Process
+from harness.wait import until
 
 # Counts up by one each time it runs; the file is replaced at once, so that a kill leaves the old or the new number.
 _COUNT_UP = """
@@ -21,6 +22,8 @@ aside.write_text(str(number))
 os.replace(aside, file)
 print('{"count_up_total": %d}' % number)
 """
+
+_BEGUN = "measuring as device"
 
 QUIET = {name: {"enabled": False} for name in ("cpu", "memory", "disk", "network", "temperature", "host", "containers")}
 
@@ -64,6 +67,21 @@ class Agent:
                 }
             )
         )
+
+    def drain(self, timeout: float) -> None:
+        """Runs it, stopped until now, without measuring more than once, until its outbox is empty; stops it cleanly."""
+        self.set_interval(3_600)
+        begun = self.process.output().count(_BEGUN)
+        self.process.start()
+        # From then on it hears SIGTERM.
+        until(lambda: self.process.output().count(_BEGUN) > begun, 30, "the agent to begin")
+        until(lambda: self.depth() == 0, timeout, "an empty outbox")
+        self.stop()
+
+    def stop(self) -> None:
+        """SIGTERM; it must end well."""
+        self.process.terminate()
+        assert self.process.wait(60) == 0, self.process.tail()
 
     def last_seq(self) -> int:
         """The highest sequence number that was ever committed to the outbox, kept there or delivered since."""
