@@ -1,18 +1,19 @@
 """The tiers against an oracle: whatever comes when, and whoever dies, they equal a recomputation from all samples."""
 
 import math
-import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import pairwise
 from uuid import UUID, uuid4
 
 import numpy as np
 import psycopg
 import pytest
+from harness.fuse import Fuse, waits_for_a_lock
+from harness.tiers import DAY_MS, KEEP_MS, Point, Sent, compare_tiers, empty, expected, finish
 from harness.wait import until
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -20,92 +21,43 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from cloud_ingest.message import Message
 from cloud_ingest.store.batch import BatchWriter, Block
-from cloud_ingest.store.database import Connection, connect
+from cloud_ingest.store.database import connect
+from cloud_ingest.store.history import Aggregate, buckets, find_series
 from cloud_ingest.store.migrate import migrate
-from cloud_ingest.store.partitions import partitions_of
 from cloud_ingest.store.rollup.keeper import TierKeeper
-from cloud_ingest.store.rollup.state import read_state
-from cloud_ingest.store.tiers import DAY, FIVE_MINUTES, HOUR, RAW, ROLLUPS, TIERS, Tier
+from cloud_ingest.store.rollup.state import from_ms, read_state, take_lease
+from cloud_ingest.store.tier_choice import choose_tier, parts_of
+from cloud_ingest.store.tiers import FIVE_MINUTES, TIERS, Tier
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
-DAY_MS = 24 * HOUR_MS
 START_MS = 1_795_000_000_000
-KEEP_MS = {RAW: DAY_MS, FIVE_MINUTES: 7 * DAY_MS, HOUR: 30 * DAY_MS, DAY: 365 * DAY_MS}
 DEVICES = ("pump", "tank")
-# Two layouts of one width and one of another, with a series in common.
+# Two layouts of one width and one of another, with series in common.
 LAYOUTS = (("a", "b"), ("b", "c"), ("a",))
 
-
-class Point(NamedTuple):
-    """What a series did in a bucket."""
-
-    values: int
-    sum: float
-    min: float
-    max: float
-    last: float
-
-
-@dataclass(frozen=True)
-class Sent:
-    """A tick as the cloud has accepted it."""
-
-    device: str
-    time_ms: int
-    values: dict[str, float]
+AGGREGATES: dict[Aggregate, Callable[[Point], float]] = {
+    Aggregate.MEAN: lambda point: point.sum / point.values,
+    Aggregate.MIN: lambda point: point.min,
+    Aggregate.MAX: lambda point: point.max,
+    Aggregate.SUM: lambda point: point.sum,
+    Aggregate.COUNT: lambda point: point.values,
+    Aggregate.LAST: lambda point: point.last,
+}
 
 
-def expected(sent: list[Sent], tier: Tier, earliest_ms: int, latest_ms: int) -> dict[tuple[str, str, int], Point]:
-    """The tier as a recomputation makes it, of buckets between the times."""
-    found: dict[tuple[str, str, int], list[tuple[int, float]]] = defaultdict(list)
-    for tick in sent:
-        if earliest_ms <= tier.bucket(tick.time_ms) < latest_ms:
-            for key, value in tick.values.items():
-                if not math.isnan(value):
-                    found[tick.device, key, tier.bucket(tick.time_ms)].append((tick.time_ms, value))
-    return {
-        where: Point(len(held), sum(values), min(values), max(values), max(held)[1])
-        for where, held in found.items()
-        for values in [[value for _, value in held]]
-    }
-
-
-def stored(connection: Connection, tier: Tier, earliest_ms: int) -> dict[tuple[str, str, int], Point]:
-    """The tier as a user of SQL sees it."""
-    rows = connection.execute(
-        f"select device, metric, (extract(epoch from time) * 1000)::bigint, count, sum, min, max, last"  # noqa: S608
-        f" from telemetry.sample_{tier.name} where time >= to_timestamp(%s / 1000.0)",
-        [earliest_ms],
-    ).fetchall()
-    return {(device, metric, time): Point(*point) for device, metric, time, *point in rows}
-
-
-class Fuse:
-    """Counts statements down, and then does what it was made for, once."""
-
-    def __init__(self, statements: int, action: Callable[[], None]) -> None:
-        self._left = statements
-        self._action = action
-
-    def burn(self) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self._action()
-
-    def cursor(self) -> type[psycopg.Cursor[Any]]:
-        burn = self.burn
-
-        class Cursor(psycopg.Cursor[Any]):
-            def execute(self, *args: Any, **kwargs: Any) -> Any:
-                burn()
-                return super().execute(*args, **kwargs)
-
-            def copy(self, *args: Any, **kwargs: Any) -> Any:
-                burn()
-                return super().copy(*args, **kwargs)
-
-        return Cursor
+# Device, series, how long ago (or at the floor of which tier), offsets from that, and values in turn.
+Ticks = tuple[str, tuple[str, ...], int | Tier, list[int], list[float]]
+TICKS = st.tuples(
+    st.sampled_from(DEVICES),
+    st.sampled_from(LAYOUTS),
+    st.one_of(
+        st.sampled_from([0, 6 * MINUTE_MS, 23 * HOUR_MS, 25 * HOUR_MS, 8 * DAY_MS, 31 * DAY_MS, 364 * DAY_MS]),
+        st.sampled_from(TIERS[:-1]),
+    ),
+    st.lists(st.integers(-30_000, 2 * HOUR_MS), min_size=1, max_size=5, unique=True),
+    st.lists(st.one_of(st.integers(-1000, 1000).map(float), st.just(math.nan)), min_size=1, max_size=6),
+)
 
 
 class TierMachine(RuleBasedStateMachine):
@@ -121,7 +73,11 @@ class TierMachine(RuleBasedStateMachine):
         self.streams: dict[str, UUID] = {device: uuid4() for device in DEVICES}
         self.writers = [BatchWriter(url), BatchWriter(url)]
         self.connection = connect(url, "test")
-        reset(self.connection)
+        empty(self.connection, START_MS)
+        for device in DEVICES:
+            first = self.make_block((device, LAYOUTS[0], 0, [0], [1.0]))
+            self.write(0, first)
+            self.accept(first)
 
     def teardown(self) -> None:
         try:
@@ -133,9 +89,14 @@ class TierMachine(RuleBasedStateMachine):
 
     # Ingest
 
-    def make_block(self, device: str, keys: tuple[str, ...], ages_ms: list[int], values: list[float]) -> Block:
-        seqs = list(range(self.next_seq, self.next_seq + len(ages_ms)))
-        self.next_seq += len(ages_ms)
+    def make_block(self, wanted: Ticks) -> Block:
+        device, keys, age, offsets, values = wanted
+        if isinstance(age, Tier):  # about where its floor is to be
+            base = (self.now_ms - KEEP_MS[age]) // age.span_ms * age.span_ms + HOUR_MS
+        else:
+            base = self.now_ms - age
+        seqs = list(range(self.next_seq, self.next_seq + len(offsets)))
+        self.next_seq += len(offsets)
         cells = [values[index % len(values)] for index in range(len(seqs) * len(keys))]
         return Block(
             message=Message("", b""),
@@ -145,7 +106,7 @@ class TierMachine(RuleBasedStateMachine):
             low=1,
             keys=keys,
             seqs=seqs,
-            times_ms=np.array([self.now_ms - age for age in ages_ms], np.int64),
+            times_ms=np.array([base - offset for offset in offsets], np.int64),
             samples=np.array(cells, np.float64).reshape(len(seqs), len(keys)),
         )
 
@@ -157,20 +118,9 @@ class TierMachine(RuleBasedStateMachine):
         outcome = self.writers[writer].write(list(blocks), [])
         assert outcome.rejections == []
 
-    blocks_of = st.tuples(
-        st.sampled_from(DEVICES),
-        st.sampled_from(LAYOUTS),
-        st.sampled_from([0, 6 * MINUTE_MS, 23 * HOUR_MS, 25 * HOUR_MS, 8 * DAY_MS, 31 * DAY_MS, 364 * DAY_MS]),
-        st.lists(st.integers(-30_000, 2 * HOUR_MS), min_size=1, max_size=5, unique=True),
-        st.lists(st.one_of(st.integers(-1000, 1000).map(float), st.just(math.nan)), min_size=1, max_size=6),
-    )
-
-    @rule(writer=st.integers(0, 1), wanted=st.lists(blocks_of, min_size=1, max_size=3))
-    def new_ticks(self, writer: int, wanted: list[tuple[str, tuple[str, ...], int, list[int], list[float]]]) -> None:
-        blocks = [
-            self.make_block(device, keys, [age + it for it in jitter], values)
-            for device, keys, age, jitter, values in wanted
-        ]
+    @rule(writer=st.integers(0, 1), wanted=st.lists(TICKS, min_size=1, max_size=3))
+    def new_ticks(self, writer: int, wanted: list[Ticks]) -> None:
+        blocks = [self.make_block(ticks) for ticks in wanted]
         self.write(writer, *blocks)
         for block in blocks:
             self.accept(block)
@@ -198,10 +148,22 @@ class TierMachine(RuleBasedStateMachine):
     def worker_is_killed(self, statements: int) -> None:
         with connect(self.url, "worker") as connection:
             pid = connection.info.backend_pid
-            fuse = Fuse(statements, lambda: self.kill(pid))
-            connection.cursor_factory = fuse.cursor()
+            Fuse(connection, {statements: lambda: self.kill(pid)})
             with suppress(psycopg.OperationalError):
-                self.run_round(TierKeeper(connection, KEEP_MS).round(self.now_ms))
+                finish(TierKeeper(connection, KEEP_MS).round(self.now_ms))
+
+    @rule(statements=st.integers(1, 60), length=st.integers(1, 30))
+    def another_worker_has_the_lease_for_a_while(self, statements: int, length: int) -> None:
+        with connect(self.url, "worker") as other, connect(self.url, "worker") as connection:
+            held = ExitStack()
+
+            def take() -> None:
+                held.enter_context(other.transaction())
+                take_lease(other)
+
+            Fuse(connection, {statements: take, statements + length: held.close})
+            finish(TierKeeper(connection, KEEP_MS).round(self.now_ms))
+            held.close()
 
     @rule(order=st.lists(st.booleans(), min_size=1, max_size=30))
     def two_workers_take_turns(self, order: list[bool]) -> None:
@@ -210,75 +172,113 @@ class TierMachine(RuleBasedStateMachine):
             for first in order:
                 next(rounds[first], None)
             for round_ in rounds:
-                self.run_round(round_)
+                finish(round_)
 
-    @rule(statements=st.integers(3, 60), wanted=blocks_of)
-    def ticks_come_while_a_worker_is_in_a_transaction(
-        self, statements: int, wanted: tuple[str, tuple[str, ...], int, list[int], list[float]]
-    ) -> None:
-        device, keys, age, jitter, values = wanted
-        block = self.make_block(device, keys, [age + it for it in jitter], values)
-        thread = threading.Thread(target=lambda: self.write(0, block))
-
-        def start() -> None:
-            thread.start()
-            until(lambda: not thread.is_alive() or self.waits_for_a_lock(), 20, "the ingester done or waiting")
-
+    @rule(pauses=st.integers(1, 12), wanted=TICKS)
+    def ticks_come_between_a_workers_transactions(self, pauses: int, wanted: Ticks) -> None:
         with connect(self.url, "worker") as connection:
-            connection.cursor_factory = Fuse(statements, start).cursor()
-            self.run_round(TierKeeper(connection, KEEP_MS).round(self.now_ms))
-        if thread.ident is None:
-            thread.start()
-        thread.join(20)
-        assert not thread.is_alive()
+            round_ = TierKeeper(connection, KEEP_MS).round(self.now_ms)
+            for _ in range(pauses):
+                next(round_, None)
+            self.new_ticks(0, [wanted])
+            finish(round_)
+
+    @rule(statements=st.integers(1, 60))
+    def another_worker_comes_while_one_is_at_work(self, statements: int) -> None:
+        self.work_while(statements, self.work, "other")
+
+    @rule(statements=st.integers(1, 60), wanted=TICKS)
+    def ticks_come_while_a_worker_is_at_work(self, statements: int, wanted: Ticks) -> None:
+        block = self.make_block(wanted)
+        self.work_while(statements, lambda: self.write(0, block), "cloud-ingest")
         self.accept(block)
+
+    @rule(wanted=TICKS)
+    def worker_comes_while_ticks_are_being_stored(self, wanted: Ticks) -> None:
+        block = self.make_block(wanted)
+        with ThreadPoolExecutor(1) as pool:
+            with self.connection.transaction():
+                self.connection.execute("select from telemetry.stream for update")
+                writing = pool.submit(self.write, 0, block)
+                until(
+                    lambda: waits_for_a_lock(self.connection, "cloud-ingest"), 20, "an ingester in its transaction"
+                )
+                self.work()
+            writing.result(20)
+        self.accept(block)
+
+    # What must hold
 
     @rule()
     def compare(self) -> None:
-        """After a round in peace: every tier as far as it is held and made, and neither more nor less of it."""
-        with connect(self.url, "worker") as connection:
-            self.run_round(TierKeeper(connection, KEEP_MS).round(self.now_ms))
+        """After a round in peace."""
+        self.work()
         state = read_state(self.connection)
         assert state.watermark == FIVE_MINUTES.bucket(self.now_ms - MINUTE_MS)
-        for finer, tier in zip(TIERS, ROLLUPS, strict=False):
+        for finer, tier in pairwise(TIERS):
             assert state.rolled[tier.level] == tier.bucket(state.rolled[finer.level])
         for tier in TIERS:
-            floor = state.floors[tier.level]
-            assert floor == (self.now_ms - KEEP_MS[tier]) // tier.span_ms * tier.span_ms
-        for tier in ROLLUPS:
-            floor, rolled = state.floors[tier.level], state.rolled[tier.level]
-            assert stored(self.connection, tier, floor) == expected(self.sent, tier, floor, rolled), tier.name
-        self.compare_raw(state.floors[RAW.level])
+            assert state.floors[tier.level] == (self.now_ms - KEEP_MS[tier]) // tier.span_ms * tier.span_ms
+        compare_tiers(self.connection, self.sent)
         assert self.connection.execute("select count(*) from telemetry.rollup_mark").fetchone() == (0,)
 
-    def compare_raw(self, floor: int) -> None:
-        rows = self.connection.execute(
-            "select device.name, (extract(epoch from time) * 1000)::bigint, samples from telemetry.reading"
-            " join telemetry.device using (device_id) where time >= to_timestamp(%s / 1000.0)",
-            [floor],
-        ).fetchall()
-        held = [tick for tick in self.sent if tick.time_ms >= floor]
-        assert sorted(map(repr, rows)) == sorted(repr((it.device, it.time_ms, [*it.values.values()])) for it in held)
+    @rule(
+        metric=st.sampled_from("abc"),
+        age=st.sampled_from([HOUR_MS, 20 * HOUR_MS, 3 * DAY_MS, 20 * DAY_MS, 200 * DAY_MS, 500 * DAY_MS]),
+        length=st.sampled_from([HOUR_MS, DAY_MS, 500 * DAY_MS]),
+        step=st.sampled_from([7 * MINUTE_MS, 10 * MINUTE_MS, HOUR_MS, 7 * HOUR_MS, DAY_MS, 7 * DAY_MS]),
+        aggregate=st.sampled_from([*AGGREGATES]),
+    )
+    def ask(self, metric: str, age: int, length: int, step: int, aggregate: Aggregate) -> None:
+        self.work()
+        state = read_state(self.connection)
+        start = self.now_ms - age
+        choice = choose_tier(state, start, start + length, step)
+        assert choice.step_ms is not None
+        first = start // choice.step_ms * choice.step_ms
+        last = -(-(start + length) // choice.step_ms) * choice.step_ms
+        series = find_series(self.connection, metric=metric, devices=[], site=None, labels={}, limit=10)
+        found = buckets(
+            self.connection,
+            series,
+            parts_of(state, choice.tier, first, last),
+            start=from_ms(first),
+            step=timedelta(milliseconds=choice.step_ms),
+            aggregate=aggregate,
+        )
+        rows = zip(found["series"].tolist(), found["time"].tolist(), found["value"].tolist(), strict=True)
+        answer = {(series[index].device, metric, time): value for index, time, value in rows}
+        earliest = max(first, state.floors[choice.tier.level])
+        points = expected(self.sent, choice.step_ms, earliest, last)
+        wanted = {where: AGGREGATES[aggregate](point) for where, point in points.items() if where[1] == metric}
+        assert {where: answer.pop(where, None) for where in wanted} == wanted
+        # Ticks that hold no value of the series make a bucket without one
+        assert all(math.isnan(value) or (value == 0 and aggregate is Aggregate.COUNT) for value in answer.values())
 
-    def run_round(self, round_: Iterator[None]) -> None:
-        for count, _ in enumerate(round_):
-            assert count < 2_000, "the round does not end"
+    def work(self, name: str = "other") -> None:
+        with connect(self.url, name) as connection:
+            finish(TierKeeper(connection, KEEP_MS).round(self.now_ms))
+
+    def work_while(self, statements: int, action: Callable[[], None], name: str) -> None:
+        """A round, with an action of a connection of that name begun before one of its statements, if it has so many.
+
+        The round goes on when the action is done, or has to wait for it.
+        """
+        running: list[Future[None]] = []
+
+        def start() -> None:
+            running.append(pool.submit(action))
+            until(lambda: running[0].done() or waits_for_a_lock(self.connection, name), 20, f"{name} done or waiting")
+
+        with ThreadPoolExecutor(1) as pool, connect(self.url, "worker") as connection:
+            Fuse(connection, {statements: start})
+            finish(TierKeeper(connection, KEEP_MS).round(self.now_ms))
+            if not running:
+                start()
+            running[0].result(20)
 
     def kill(self, pid: int) -> None:
         self.connection.execute("select pg_terminate_backend(%s, 5000)", [pid])
-
-    def waits_for_a_lock(self) -> bool:
-        return self.connection.execute(
-            "select count(*) from pg_stat_activity where application_name = 'cloud-ingest' and wait_event_type = 'Lock'"
-            " and datname = current_database()"
-        ).fetchone() == (1,)
-
-
-def reset(connection: Connection) -> None:
-    for tier in TIERS:
-        partitions_of(connection, tier).drop_before(connection, START_MS + 10_000 * DAY_MS)
-    connection.execute("truncate telemetry.rollup_mark, telemetry.rollup_state, telemetry.stream")
-    connection.execute("insert into telemetry.rollup_state default values")
 
 
 @pytest.mark.slow
@@ -287,7 +287,7 @@ def test_tiers_equal_a_recomputation_from_all_samples(database_url: str) -> None
     run_state_machine_as_test(
         partial(TierMachine, database_url),  # type: ignore[arg-type] # any callable does
         settings=settings(
-            max_examples=20,
+            max_examples=25,
             stateful_step_count=15,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
