@@ -84,7 +84,7 @@ def test_programs_need_what_windows_has_not(kind: str, monkeypatch: pytest.Monke
 
 def test_examples_of_the_documentation_are_valid() -> None:
     examples = [yaml.safe_load(text) for text in blocks("yaml")]
-    assert len(examples) == 4
+    assert len(examples) >= 4  # so many at least: an empty list would prove nothing
     for example in examples:
         config = Config.model_validate(example)
         assert config.collectors != Config().collectors
