@@ -213,6 +213,7 @@ def edge_agent(installed: Path, *arguments: str, options: str) -> subprocess.Com
         **inherited,
         "PYTHONPATH": str(installed),
         "EDGE_AGENT_COLLECTORS__PLUGINS": f"[{{name: cellar, type: dice, options: {options}}}]",
+        "EDGE_AGENT_OUTBOX__PATH": str(installed / "outbox.db"),
     }
     command = [sys.executable, "-m", "edge_agent.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
