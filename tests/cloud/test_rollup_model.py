@@ -200,9 +200,7 @@ class TierMachine(RuleBasedStateMachine):
             with self.connection.transaction():
                 self.connection.execute("select from telemetry.stream for update")
                 writing = pool.submit(self.write, 0, block)
-                until(
-                    lambda: waits_for_a_lock(self.connection, "cloud-ingest"), 20, "an ingester in its transaction"
-                )
+                until(lambda: waits_for_a_lock(self.connection, "cloud-ingest"), 20, "an ingester in its transaction")
                 self.work()
             writing.result(20)
         self.accept(block)
