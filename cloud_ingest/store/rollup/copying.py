@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from psycopg import sql
 
+from cloud_ingest.errors import StoreError
 from cloud_ingest.store.database import Connection
 from cloud_ingest.store.readings import COPY_HEADER, COPY_TRAILER, Integers, copy_stream
 from cloud_ingest.store.rollup.rows import Rollups
@@ -88,7 +89,7 @@ def fetch_readings(
 
     All must be of layouts with `width` series.
     """
-    for rows in _fetch(connection, query, parameters, _template(_READING, width).dtype):
+    for rows in _fetch(connection, query, parameters, _template(_READING, width)):
         yield Rollups.of_readings(
             _milliseconds(rows["time"]),
             rows["device_id"].astype(np.int64),
@@ -104,7 +105,7 @@ def fetch_rollups(
 
     All must be of layouts with `width` series.
     """
-    for rows in _fetch(connection, query, parameters, _template(_SPARSE, width).dtype):
+    for rows in _fetch(connection, query, parameters, _template(_SPARSE, width)):
         yield Rollups(
             starts_ms=_milliseconds(rows["time"]),
             device_ids=rows["device_id"].astype(np.int64),
@@ -122,8 +123,9 @@ def fetch_rollups(
 
 
 def _fetch(
-    connection: Connection, query: sql.Composable, parameters: Mapping[str, Any], row: np.dtype[np.void]
+    connection: Connection, query: sql.Composable, parameters: Mapping[str, Any], template: npt.NDArray[np.void]
 ) -> Iterator[npt.NDArray[Any]]:
+    size = template.itemsize
     statement = sql.SQL("copy ({}) to stdout (format binary)").format(query)
     with connection.cursor() as cursor, cursor.copy(statement, parameters) as copy:
         held = bytearray()
@@ -131,12 +133,22 @@ def _fetch(
         for block in copy:
             held += block
             if len(held) - start >= _FETCH_BYTES + len(COPY_TRAILER):
-                end = start + (len(held) - start - len(COPY_TRAILER)) // row.itemsize * row.itemsize
-                yield np.frombuffer(bytes(held[start:end]), row)
+                end = start + (len(held) - start - len(COPY_TRAILER)) // size * size
+                yield _rows(bytes(held[start:end]), template)
                 del held[:end]
                 start = 0
         if len(held) - start > len(COPY_TRAILER):
-            yield np.frombuffer(bytes(held[start : -len(COPY_TRAILER)]), row)
+            yield _rows(bytes(held[start : -len(COPY_TRAILER)]), template)
+
+
+def _rows(data: bytes, template: npt.NDArray[np.void]) -> npt.NDArray[Any]:
+    """Raises StoreError where the rows are not like the template: somebody else has written one."""
+    whole = len(data) // template.itemsize * template.itemsize
+    rows: npt.NDArray[Any] = np.frombuffer(data[:whole], template.dtype)
+    heads = [name for name in template.dtype.names or () if name.endswith(" head")]
+    if whole != len(data) or any((rows[name] != template[name]).any() for name in heads):
+        raise StoreError("a row in the tiers does not hold as many values as its layout has series: delete it")
+    return rows
 
 
 def _pack_dense(rollups: Rollups) -> bytes:

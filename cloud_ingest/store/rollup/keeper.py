@@ -222,17 +222,18 @@ class TierKeeper:
         ]
 
     def _by_width(self, items: Sequence[_Item]) -> dict[int, list[_Item]]:
-        """The items by the number of series of their layout."""
+        """The items by the number of series of their layout; not those of a layout that somebody deleted."""
         rows = self._connection.execute(
             "select layout_id, (select max(position) from telemetry.layout_position"
             "  where layout_position.layout_id = layout.layout_id)"
             " from unnest(%s::integer[]) as layout (layout_id)",
             [sorted({item.layout_id for item in items})],
         ).fetchall()
-        widths: dict[int, int] = dict(rows)
+        widths: dict[int, int | None] = dict(rows)
         grouped = defaultdict(list)
         for item in items:
-            grouped[widths[item.layout_id]].append(item)
+            if (width := widths[item.layout_id]) is not None:
+                grouped[width].append(item)
         return grouped
 
 
