@@ -67,10 +67,10 @@ def test_no_package_index_or_mirror() -> None:
     ("pattern", "text"),
     [
         (MACHINE_PATH, 'open("/home/me/x")'),
-        (MACHINE_PATH, "/".join(["", "root", "x"])),
+        (MACHINE_PATH, "@root@x".replace("@", "/")),
         (INDEX_HOST, "--extra-index-url x"),
-        (INDEX_HOST, f"deb https://{'.'.join(['deb', 'debian', 'org'])}/debian trixie main"),
-        (INDEX_HOST, f"https://{'.'.join(['files', 'pythonhosted', 'org'])}/packages/x.whl"),
+        (INDEX_HOST, "deb https://deb@debian@org/debian trixie main".replace("@", ".")),
+        (INDEX_HOST, "https://files@pythonhosted@org/packages/x.whl".replace("@", ".")),
     ],
 )
 def test_what_is_looked_for_would_be_found(pattern: re.Pattern[str], text: str) -> None:
