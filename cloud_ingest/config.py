@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -31,6 +32,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from cloud_ingest import config_source
 from cloud_ingest.config_source import KeyPath, Settings
 from cloud_ingest.errors import ConfigError
+from telemetry_contract.series import LABEL_PATTERN, METRIC_PATTERN
 
 _MAX_PORT: Final = 65_535
 _LOOPBACK_NAMES: Final = frozenset({"localhost"})
@@ -40,6 +42,7 @@ _PLAIN_WORDS: Final = {
     "path_type": "must be the path of a file",
     "string_type": "must be text",
     "string_too_short": "must not be empty",
+    "string_pattern_mismatch": "must be a name of letters, digits and _ that begins with none of the digits",
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -231,6 +234,34 @@ class Retention(_Section):
         )
 
 
+def _check_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise PydanticCustomError("time_zone", "must be a time zone, for example Asia/Seoul") from exc
+    return name
+
+
+Metric = Annotated[str, Field(pattern=f"^{METRIC_PATTERN}$")]
+
+
+class FeelsLike(_Section):
+    """How hot or cold the air feels, from temperature and humidity of one place, and the wind where it is measured."""
+
+    formula: Literal["kma", "kma-summer", "kma-winter", "nws"] | None = "kma"
+    time_zone: Annotated[str, AfterValidator(_check_zone)] = "Asia/Seoul"
+    temperature_metric: Metric = "temperature_celsius"
+    humidity_metric: Metric = "humidity_percent"
+    wind_metric: Metric = "wind_speed_meters_per_second"
+    ignored_label: Annotated[str, Field(pattern=f"^{LABEL_PATTERN}$")] | None = "sensor"
+
+
+class Derived(_Section):
+    """Series that are computed from others as they are stored."""
+
+    feels_like: FeelsLike = FeelsLike()
+
+
 class Worker(_Section):
     """How often upkeep runs."""
 
@@ -257,6 +288,7 @@ class Config(_Section):
     broker: Broker = Broker()
     ingest: Ingest = Ingest()
     retention: Retention = Retention()
+    derived: Derived = Derived()
     worker: Worker = Worker()
     api: Api = Api()
     logging: Logging = Logging()

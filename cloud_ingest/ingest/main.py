@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from prometheus_client import start_http_server
 
 from cloud_ingest.config import Config
+from cloud_ingest.derived.feels_like import feels_like
 from cloud_ingest.errors import ConfigError
 from cloud_ingest.ingest.batcher import Cut
 from cloud_ingest.ingest.decode import Limits
@@ -52,7 +53,7 @@ def run(config: Config, stop: threading.Event, make_source: Callable[[Config], B
     metrics.broker_up.set_function(lambda: float(source.is_connected))
     pipeline = Pipeline(
         source,
-        BatchWriter(config.database_url.get_secret_value()),
+        BatchWriter(config.database_url.get_secret_value(), feels_like(config.derived.feels_like)),
         cut=Cut(
             max_ticks=config.ingest.batch_rows,
             max_messages=max(1, config.ingest.receive_maximum // 2),

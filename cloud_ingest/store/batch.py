@@ -1,6 +1,6 @@
 """The transaction that makes the promise: a batch of ticks into the database, each once, with a ledger to show it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -100,10 +100,14 @@ class _Numbers(NamedTuple):
 
 
 class BatchWriter:
-    """Writes batches over one connection, opened when needed and opened anew after a failure. Not thread-safe."""
+    """Writes batches over one connection, opened when needed and opened anew after a failure. Not thread-safe.
 
-    def __init__(self, url: str) -> None:
+    `derive` adds to a block what is computed from it; the same for the same block.
+    """
+
+    def __init__(self, url: str, derive: Callable[[Block], Block] = lambda block: block) -> None:
         self._url = url
+        self._derive = derive
         self._session: _Session | None = None
 
     def write(self, blocks: list[Block], rejections: list[Rejection]) -> Outcome:
@@ -115,7 +119,7 @@ class BatchWriter:
         """
         try:
             with translated():
-                return _write(self._open(), blocks, rejections)
+                return _write(self._open(), [self._derive(block) for block in blocks], rejections)
         except BaseException:
             self.close()
             raise
