@@ -1,7 +1,8 @@
 """Bytes of the wire <-> structs of `payload`.
 
-Encoding turns NaN and infinities into null. Decoding accepts unknown fields, checks everything the schema says, and
-raises a PayloadError that says what is wrong; it never raises anything else, whatever the bytes.
+Encoding turns NaN and infinities into null. Decoding accepts unknown fields (but of a desired configuration), checks
+everything the schema says, and raises a PayloadError that says what is wrong; it never raises anything else, whatever
+the bytes.
 """
 
 from bisect import bisect_left
@@ -10,8 +11,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from telemetry_contract import compression
-from telemetry_contract.errors import MalformedPayload, PayloadTooLarge, UnknownVersion
+from telemetry_contract import compression, desired
+from telemetry_contract.desired import DesiredConfig, DesiredVersion
+from telemetry_contract.errors import MalformedPayload, PayloadError, PayloadTooLarge, UnknownVersion
 from telemetry_contract.payload import VERSION, Backlog, CommitAck, Gone, Status, Tick
 
 CONTENT_TYPE: Final = "application/json"
@@ -40,11 +42,13 @@ _tick = msgspec.json.Decoder(Tick)
 _backlog = msgspec.json.Decoder(Backlog)
 _status = msgspec.json.Decoder(Status)
 _ack = msgspec.json.Decoder(CommitAck)
+_desired = msgspec.json.Decoder(DesiredConfig)
+_desired_version = msgspec.json.Decoder(DesiredVersion)
 _envelope = msgspec.json.Decoder(_Envelope)
 
 
 def encode(
-    message: Tick | Backlog | Status | CommitAck,
+    message: Tick | Backlog | Status | CommitAck | DesiredConfig,
     *,
     compress_above: int | None = None,
     with_: compression.Compression | None = None,
@@ -103,6 +107,33 @@ def decode_ack(payload: bytes, *, max_bytes: int = 1024 * 1024) -> CommitAck:
     ack = _decode(_ack, payload, max_bytes)
     _check_ranges("committed", ack.committed)
     return ack
+
+
+def decode_desired(payload: bytes, *, max_bytes: int = 64 * 1024) -> DesiredConfig:
+    """A desired configuration, every value within its bounds.
+
+    Raises MalformedPayload, which names the key, PayloadTooLarge or UnknownVersion.
+    """
+    data = _checked(payload, max_bytes)
+    try:
+        message = _desired.decode(data)
+    except msgspec.ValidationError as exc:
+        found = _diagnosis(data, exc)
+        raise (found if isinstance(found, UnknownVersion) else MalformedPayload(desired.described(exc))) from exc
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise _diagnosis(data, exc) from exc
+    if message.v != VERSION:
+        raise UnknownVersion(f"contract version {message.v} is not {VERSION}")
+    desired.check(message)
+    return message
+
+
+def desired_version(payload: bytes, *, max_bytes: int = 64 * 1024) -> int | None:
+    """Which desired configuration a payload wants to be, whatever else is wrong with it; None where it says none."""
+    try:
+        return _desired_version.decode(_checked(payload, max_bytes)).version
+    except (PayloadError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _decode(decoder: msgspec.json.Decoder[_Message], payload: bytes, max_bytes: int) -> _Message:

@@ -73,6 +73,20 @@ class OutboxState(Struct, kw_only=True):
     thinned: Count = 0
 
 
+class DesiredState(Struct, kw_only=True, omit_defaults=True):
+    """What a device says in its status of the desired configuration that it heard of last, `version`.
+
+    `state` is "trying" (in effect, and no sample measured since is confirmed), "applied", "refused" (it can't be
+    applied here) or "reverted" (it was given up, see `reason`). `in_effect` is the version that holds now; without it
+    the device's own configuration holds alone.
+    """
+
+    state: Annotated[str, Meta(max_length=32)]
+    version: Sequence
+    reason: Text | None = None
+    in_effect: Sequence | None = None
+
+
 class Status(Struct, kw_only=True, omit_defaults=True):
     """Birth, refresh, clean stop and last will of an agent; retained.
 
@@ -88,6 +102,7 @@ class Status(Struct, kw_only=True, omit_defaults=True):
     reason: Text | None = None
     outbox: OutboxState | None = None
     config_hash: Text | None = None
+    desired: DesiredState | None = None
 
 
 class CommitAck(Struct, kw_only=True):

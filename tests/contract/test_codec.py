@@ -18,15 +18,29 @@ from jsonschema import Draft202012Validator
 
 from telemetry_contract import codec
 from telemetry_contract.compression import Compression
+from telemetry_contract.desired import DesiredConfig
 from telemetry_contract.errors import MalformedPayload, PayloadError, PayloadTooLarge
-from telemetry_contract.payload import MAX_SEQUENCE, MAX_TIME_MS, Backlog, CommitAck, Status, Tick
+from telemetry_contract.payload import MAX_SEQUENCE, MAX_TIME_MS, Backlog, CommitAck, DesiredState, Status, Tick
 
 GOLDEN = Path(__file__).parent / "golden"
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/schema/telemetry-v1.schema.json").read_text())
 CASES = sorted(GOLDEN.iterdir())
 VALID = [case for case in CASES if not case.name.startswith("invalid_")]
 INVALID = [case for case in CASES if case.name.startswith("invalid_")]
-DECODERS = {"samples": codec.decode_samples, "status": codec.decode_status, "ack": codec.decode_ack}
+DECODERS = {
+    "samples": codec.decode_samples,
+    "status": codec.decode_status,
+    "ack": codec.decode_ack,
+    "config": codec.decode_desired,
+}
+STRUCTS = (
+    (Tick, "tick"),
+    (Backlog, "backlog"),
+    (Status, "status"),
+    (DesiredState, "desired_state"),
+    (CommitAck, "ack"),
+    (DesiredConfig, "config"),
+)
 STREAM = UUID("0190a5c2-7f3b-7c1e-9d52-3b6c1f2a4e10")
 
 
@@ -181,7 +195,7 @@ def test_status_round_trip() -> None:
 
 
 def test_structs_and_schema_name_the_same_fields() -> None:
-    for struct, name in ((Tick, "tick"), (Backlog, "backlog"), (Status, "status"), (CommitAck, "ack")):
+    for struct, name in STRUCTS:
         definition = SCHEMA["$defs"][name]
         fields = msgspec.structs.fields(struct)
         assert set(definition["properties"]) == {field.encode_name for field in fields}
