@@ -1,6 +1,7 @@
 """Fixtures for real servers, and the rule that CI skips nothing that needs one."""
 
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,12 @@ from harness.postgres import Kind, NamedServer, PlainServer, Server, TimescaleSe
 from harness.processes import NewProcess, Process
 
 _KINDS = [pytest.param("timescaledb", marks=pytest.mark.timescaledb), "postgresql"]
+
+
+def pytest_configure() -> None:
+    """A shell's `&` and nohup start us with signals ignored, which our children would inherit, and never be stopped."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
