@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp
 
-from cloud_ingest.api import current, devices, health, history, pages, problems, statistics
+from cloud_ingest.api import current, devices, health, history, metrics, pages, problems, statistics
 from cloud_ingest.api.heads import HeadAsGet
 from cloud_ingest.api.hosts import LoopbackHosts
 from cloud_ingest.config import Config
@@ -29,6 +29,7 @@ def create_app(config: Config, pool: ReadPool) -> ASGIApp:
     app.include_router(devices.router(pool))
     app.include_router(current.router(pool, timedelta(hours=config.retention.raw_hours)))
     app.include_router(history.router(pool))
+    app.include_router(metrics.router(pool))
     app.include_router(health.router(pool))
     app.include_router(statistics.router(counts))
     pages.install(app)
@@ -50,7 +51,6 @@ def _description(app: FastAPI) -> dict[str, Any]:
         components |= problems.schemas()
         for operations in schema["paths"].values():
             for operation in operations.values():
-                operation["responses"].pop("422", None)
-                operation["responses"]["default"] = problems.RESPONSE
+                problems.describe(operation)
         app.openapi_schema = schema
     return app.openapi_schema

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from cloud_ingest.api.answers import json_answer
 from cloud_ingest.api.paging import Cursor, decode_cursor, encode_cursor
-from cloud_ingest.api.parameters import Devices, Metric, Parameters, Site, Time, once_each
+from cloud_ingest.api.parameters import Devices, MetricGlob, Parameters, Site, Time, once_each
 from cloud_ingest.api.problems import InvalidParameter
 from cloud_ingest.api.times import format_time, resolve
 from cloud_ingest.store.current import CurrentRow, Position, current_values
@@ -38,7 +38,7 @@ class CurrentQuery(Parameters):
     """The parameters of /api/v1/metrics/current."""
 
     device: Devices = Field(default=[])
-    metric: Metric | None = None
+    metric: MetricGlob | None = None
     site: Site | None = None
     since: Annotated[
         Time | None, Field(description="Leave out what was last measured before; default: whatever is kept.")

@@ -35,10 +35,28 @@ def _parsed_time(value: object) -> TimeSpec:
 
 
 Identifier = Annotated[str, Field(pattern=f"^{IDENTIFIER_PATTERN}$")]
-Devices = Annotated[list[Identifier], Field(max_length=100, description="One or more device ids; default: all.")]
-Site = Annotated[Identifier, Field(description="A site.")]
+Devices = Annotated[
+    list[Identifier],
+    Field(max_length=100, description="One or more device ids; default: all.", examples=[["pump-house-1"]]),
+]
+Site = Annotated[Identifier, Field(description="A site.", examples=["plant-a"])]
 Metric = Annotated[
-    str, Field(pattern=f"^{METRIC_PATTERN}$", max_length=1_024, description="The name of a metric, without labels.")
+    str,
+    Field(
+        pattern=f"^{METRIC_PATTERN}$",
+        max_length=1_024,
+        description="The name of a metric, without labels.",
+        examples=["cpu_usage_percent", "network_receive_bytes_total"],
+    ),
+]
+MetricGlob = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-zA-Z_:*][a-zA-Z0-9_:*]*$",
+        max_length=1_024,
+        description="The name of a metric, without labels; `*` stands for anything, as in `disk_*`.",
+        examples=["cpu_usage_percent", "disk_*"],
+    ),
 ]
 Time = Annotated[
     TimeSpec,

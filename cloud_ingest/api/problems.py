@@ -115,7 +115,20 @@ def schemas() -> dict[str, Any]:
     return {**schema.pop("$defs"), "Problem": schema}
 
 
-RESPONSE: Final = {
-    "description": "What went wrong: 422 names the parameters at fault, 503 passes by itself.",
-    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+# What any address may answer beside what it is for.
+_EVERYWHERE: Final = {
+    HTTPStatus.FORBIDDEN: "The `Host` header names another machine, and the API listens on loopback.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Parameters can't be used; `errors` names them.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The database can't answer now; `Retry-After` says when to try again.",
 }
+
+
+def describe(operation: dict[str, Any]) -> None:
+    """Puts problems into an operation of the API's description: what it says of its own and what any may answer."""
+    responses = operation["responses"]
+    for status, description in _EVERYWHERE.items():
+        own = responses.get(str(status.value), {}).get("description", "Validation Error")  # FastAPI's, of its own shape
+        responses[str(status.value)] = {"description": description if own == "Validation Error" else own}
+    for status, response in responses.items():
+        if int(status) >= HTTPStatus.BAD_REQUEST:
+            response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

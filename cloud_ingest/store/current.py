@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from cloud_ingest.store.database import Connection
+from cloud_ingest.store.metrics import like_of
 
 
 class CurrentRow(NamedTuple):
@@ -38,9 +39,9 @@ def current_values(
 ) -> list[CurrentRow]:
     """The newest values of the named devices or of all, by device and series key, from behind `after`.
 
-    Nothing that was measured before `since`. Reads one row for each layout that a device has sent: newest first, so
-    that older chunks are only visited for a layout that newer ones lack. Where the newest rows of several layouts
-    hold the same series, the newest of those that have a value counts.
+    `metric` is a glob. Nothing that was measured before `since`. Reads one row for each layout that a device has
+    sent: newest first, so that older chunks are only visited for a layout that newer ones lack. Where the newest rows
+    of several layouts hold the same series, the newest of those that have a value counts.
     """
     rows = connection.execute(
         "select device.name, series.key, series.metric, series.labels, series.unit, series.time, series.value"
@@ -57,7 +58,7 @@ def current_values(
         "  join telemetry.layout_position using (layout_id)"
         "  join telemetry.series_key using (key_id)"
         "  where device_layout.device_id = device.device_id"
-        "   and (%(metric)s::text is null or series_key.metric = %(metric)s)"
+        "   and (%(metric)s::text is null or series_key.metric like %(metric)s)"
         "  order by series_key.key, newest.samples[layout_position.position] = 'NaN', newest.time desc) as series"
         " where (%(devices)s::text[] is null or device.name = any (%(devices)s::text[]))"
         "  and (%(site)s::text is null or device.site = %(site)s)"
@@ -66,7 +67,7 @@ def current_values(
         " order by device.name, series.key limit %(limit)s",
         {
             "devices": list(devices) or None,
-            "metric": metric,
+            "metric": like_of(metric),
             "site": site,
             "since": since,
             "after_device": None if after is None else after.device,

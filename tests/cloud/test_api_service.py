@@ -60,6 +60,8 @@ def test_every_described_address_answers_as_described(client: httpx2.Client, sto
     assert description["openapi"].startswith("3.1")
     examples = {
         "/api/v1/devices": ["", "?site=nowhere"],
+        "/api/v1/devices/{device}": [""],
+        "/api/v1/metrics": ["", "?metric=a*", "?site=nowhere"],
         "/api/v1/metrics/current": ["", "?limit=1", "?device=nobody"],
         "/api/v1/metrics/history": [
             "?metric=a_total",
@@ -78,9 +80,9 @@ def test_every_described_address_answers_as_described(client: httpx2.Client, sto
     for path, queries in examples.items():
         schema = description["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         for query in queries:
-            validate(ok(client, path + query), schema, description)
-    for address in ("/nothing", "/api/v1/metrics/history", "/api/v1/devices?limit=0"):
-        schema = description["paths"]["/api/v1/devices"]["get"]["responses"]["default"]["content"][
+            validate(ok(client, path.replace("{device}", stored.device) + query), schema, description)
+    for address in ("/nothing", "/api/v1/metrics/history", "/api/v1/devices?limit=0", "/api/v1/devices/nobody"):
+        schema = description["paths"]["/api/v1/devices"]["get"]["responses"]["422"]["content"][
             "application/problem+json"
         ]["schema"]
         validate(client.get(address).json(), schema, description)
@@ -101,6 +103,8 @@ def test_the_description_names_every_parameter_that_is_accepted(client: httpx2.C
     paths = ok(client, "/openapi.json")["paths"]
     named = {path: {it["name"] for it in operations["get"].get("parameters", [])} for path, operations in paths.items()}
     assert named["/api/v1/devices"] == {"site", "limit", "cursor"}
+    assert named["/api/v1/devices/{device}"] == {"device"}
+    assert named["/api/v1/metrics"] == {"device", "metric", "site", "limit", "cursor"}
     assert named["/api/v1/metrics/current"] == {"device", "metric", "site", "since", "limit", "cursor"}
     assert named["/api/v1/metrics/history"] == {
         "device", "metric", "site", "start", "end", "step", "aggregate", "label.NAME",
