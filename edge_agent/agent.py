@@ -129,6 +129,7 @@ class Agent:
             site=self._config.site,
             identity=self._identity,
             needs_restart=self._needs_restart,
+            labels=self._config.labels,
             uptime_seconds=time.monotonic() - self._began,
             outbox_max_bytes=self._config.outbox.max_bytes,
             values=self._latest.values(),

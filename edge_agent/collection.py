@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from edge_agent.collectors.registry import groups
 from edge_agent.config import Config
+from edge_agent.constant_labels import ConstantLabels
 from edge_agent.errors import ConfigError
 from edge_agent.reading import Reading
 from edge_agent.scheduler import Scheduler
@@ -32,7 +33,8 @@ class Collection:
 
     def collect_once(self) -> list[Reading]:
         """One tick of every group, in place of `start`."""
-        return self._scheduler.collect_once()
+        labels = ConstantLabels(self._config.labels)
+        return [labels.reading(reading) for reading in self._scheduler.collect_once()]
 
     def replace(self, config: Config, *, before_start: Callable[[], None] = lambda: None) -> None:
         """Collect as another configuration says. Every collector begins anew; counts go on where a name stays.
@@ -67,4 +69,5 @@ class Collection:
     def _built(self, config: Config) -> Scheduler:
         built = groups(config, self._statistics)
         self._statistics.keep(member.name for group in built for member in group.members)
-        return Scheduler(built, self._sink, self._statistics)
+        labels = ConstantLabels(config.labels)
+        return Scheduler(built, lambda reading: self._sink(labels.reading(reading)), self._statistics)

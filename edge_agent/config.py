@@ -30,6 +30,7 @@ from edge_agent.address import Address
 from edge_agent.config_source import KeyPath, Source, did_you_mean, dotted, parsed
 from edge_agent.errors import ConfigError
 from edge_agent.topic_pattern import TopicPattern
+from telemetry_contract.desired import MAX_LABELS, label_problem
 from telemetry_contract.errors import InvalidSeriesKey
 from telemetry_contract.series import SeriesKey
 from telemetry_contract.topics import is_identifier
@@ -64,6 +65,7 @@ _PLAIN_WORDS: Final = {
     "finite_number": "must be a finite number",
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
+    "dict_type": "must be names with values, like {a: b}",
     "missing": "is required",
 }
 
@@ -142,6 +144,15 @@ def _at_least_one(registers: tuple[T, ...]) -> tuple[T, ...]:
     return registers
 
 
+def _labels(labels: dict[str, str]) -> dict[str, str]:
+    problems = (f"{name} {problem}" for name, value in labels.items() if (problem := label_problem(name, value)))
+    if (problem := next(problems, None)) is not None:
+        raise PydanticCustomError("relation", "can't be used: {problem}", {"problem": problem})
+    if len(labels) > MAX_LABELS:
+        raise PydanticCustomError("relation", "must be at most {most}", {"most": MAX_LABELS})
+    return labels
+
+
 def _address(value: Any) -> Any:
     address = value if isinstance(value, Address) else Address.parse(value) if isinstance(value, str) else None
     if address is None:
@@ -161,6 +172,7 @@ Whole = Annotated[int, BeforeValidator(_not_a_truth_value)]
 ModbusUnit = Annotated[Whole, Field(ge=0, le=255)]
 Listen = Annotated[Address, BeforeValidator(_address), PlainSerializer(str)]
 ProgramFormat = Literal["json", "influx"]
+Labels = Annotated[dict[str, str], AfterValidator(_labels)]
 Words = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
@@ -558,6 +570,7 @@ class Config(_Section):
 
     device: Identifier = Field(default_factory=default_device)
     site: Identifier = "default"
+    labels: Labels = {}
     broker: Broker = Broker()
     sampling: Sampling = Sampling()
     collectors: Collectors = Collectors()
@@ -574,7 +587,8 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Config:
     the defaults. Raises ConfigError with one line for each problem.
     """
     keys = dict(leaves(Config))
-    structured = {path for path, annotation in keys.items() if get_origin(annotation) is tuple}
+    shapes = {tuple: "a list like [a, b]", dict: "names with values, like {a: b}"}
+    structured = {path: shapes[kind] for path, hint in keys.items() if (kind := get_origin(hint)) in shapes}
     source = config_source.read(_file(file, environment), environment, keys, structured)
     try:
         config = Config.model_validate(source.values)

@@ -55,7 +55,7 @@ def variable(path: KeyPath) -> str:
 
 
 def read(
-    file: Path | None, environment: Mapping[str, str], known: Iterable[KeyPath], structured: set[KeyPath]
+    file: Path | None, environment: Mapping[str, str], known: Iterable[KeyPath], structured: Mapping[KeyPath, str]
 ) -> Source:
     """The values of a YAML file (None: nothing) and of the variables over it, see `overlay`."""
     if file is None:
@@ -105,14 +105,14 @@ def overlay(
     source: Source,
     environment: Mapping[str, str],
     known: Iterable[KeyPath],
-    structured: set[KeyPath],
+    structured: Mapping[KeyPath, str],
     origins: Mapping[str, str] | None = None,
 ) -> None:
     """Lay `EDGE_AGENT_*` variables over `source`; each must set one of the `known` paths.
 
-    A value is text as it stands, but for `structured` paths (lists), which are written in YAML's flow style:
-    `[a, b]`. An empty variable counts as not set, and `null` means null. `origins` says where variables come from
-    that are not of the environment.
+    A value is text as it stands, but for `structured` paths, which are written in YAML's flow style: `[a, b]`; each of
+    these comes with what it must be. An empty variable counts as not set, and `null` means null. `origins` says where
+    variables come from that are not of the environment.
     """
     origins = origins or {}
     names = {variable(path): path for path in known}
@@ -133,7 +133,7 @@ def overlay(
             try:
                 value = yaml.safe_load(text)
             except (yaml.YAMLError, ValueError, RecursionError):
-                source.problems.append(f"{dotted(path)} must be a list like [a, b] ({origin})")
+                source.problems.append(f"{dotted(path)} must be {structured[path]} ({origin})")
                 continue
         if _put(source.values, path, value):
             source.origins = {at: said for at, said in source.origins.items() if at[: len(path)] != path}

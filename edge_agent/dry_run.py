@@ -8,6 +8,7 @@ import msgspec
 
 from edge_agent.collectors.registry import groups
 from edge_agent.config import Config
+from edge_agent.constant_labels import ConstantLabels
 from edge_agent.reading import Reading
 from edge_agent.scheduler import Scheduler
 from edge_agent.statistics import CollectorCounts, Statistics
@@ -37,7 +38,8 @@ def collect(config: Config) -> DryRun:
     scheduler = Scheduler(groups(config, statistics), lambda _: None, statistics)
     try:
         time.sleep(_SPAN_SECONDS)
-        readings = scheduler.collect_once()
+        labels = ConstantLabels(config.labels)
+        readings = [labels.reading(reading) for reading in scheduler.collect_once()]
         return DryRun(readings, scheduler.statistics())
     finally:
         scheduler.stop()

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 from edge_agent.config import Config
 
 # What takes effect at once. All else is built into connections and files that are open.
-COLLECTION: Final = frozenset({"sampling", "collectors"})
+COLLECTION: Final = frozenset({"sampling", "collectors", "labels"})
 LIVE: Final = COLLECTION | {"logging"}
 
 

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from edge_agent.collectors.base import series
+from edge_agent.constant_labels import ConstantLabels
 from edge_agent.delivery_report import DeliveryReport
 from edge_agent.exposition import CONTENT_TYPE, exposition
 from edge_agent.local_http import Answer, Request, Response
@@ -37,6 +38,7 @@ class Facts:
     site: str
     identity: Identity
     needs_restart: tuple[str, ...]
+    labels: Mapping[str, str]
     uptime_seconds: float
     outbox_max_bytes: int
     values: Mapping[str, float]
@@ -66,7 +68,9 @@ def answer(facts: Callable[[], Facts]) -> Answer:
 
 
 def _metrics(facts: Facts) -> Response:
-    text = exposition({**facts.values, **dict(_own_values(facts))}, AGENT_METRICS)
+    labels = ConstantLabels(facts.labels)
+    own = {labels.key(key): value for key, value in _own_values(facts)}
+    text = exposition({**facts.values, **own}, AGENT_METRICS)
     return Response(HTTPStatus.OK, text, CONTENT_TYPE)
 
 

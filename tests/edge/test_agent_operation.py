@@ -165,18 +165,20 @@ def test_a_changed_configuration_takes_effect_without_a_restart(agent: Agent) ->
             "memory": {"enabled": False},
             "exec": [{"name": "boiler", "command": ["echo", '{"boiler_temperature_celsius": 61.5}']}],
         },
+        labels={"building": "north"},
         logging={"directory": str(agent.log), "level": "DEBUG"},
     )
     reloaded(agent)
-    until(lambda: "boiler_temperature_celsius" in agent.metrics(), 20, "the new collector")
-    until(lambda: agent.metrics()["agent_heartbeat_total"] > 5, 20, "ticks at the new interval")
-    assert "memory_total_bytes" not in agent.metrics()
+    boiler = 'boiler_temperature_celsius{building="north"}'
+    until(lambda: boiler in agent.metrics(), 20, "the new collector, with the new label")
+    until(lambda: agent.metrics()['agent_heartbeat_total{building="north"}'] > 5, 20, "ticks at the new interval")
+    assert not any(key.startswith("memory_total_bytes") for key in agent.metrics())
     after = agent.status()
     assert set(after["collectors"]) == {"host", "exec.boiler"}
     assert after["config"]["hash"] != before["config"]["hash"]
     assert after["config"]["needs_restart"] == []
     assert after["delivery"]["stream"] == before["delivery"]["stream"]
-    assert agent.metrics()["agent_uptime_seconds"] > uptime
+    assert agent.metrics()['agent_uptime_seconds{building="north"}'] > uptime
     assert "reloaded" in (agent.log / "edge.log").read_text()
     process.terminate()
     assert process.wait(20) == 0
@@ -247,6 +249,7 @@ def test_systemd_hears_of_a_reload(agent: Agent, tmp_path: Path, new_process: Ne
 CHANGES = [
     ({"sampling": {"interval_seconds": 1}}, True, False, ()),
     ({"collectors": {"cpu": {"enabled": False}}}, True, False, ()),
+    ({"labels": {"building": "north"}}, True, False, ()),
     ({"logging": {"level": "DEBUG"}}, False, True, ()),
     ({"status": {"listen": None}}, False, False, ("status",)),
     ({"device": "x", "outbox": {"max_bytes": 70_000}}, False, False, ("device", "outbox")),

@@ -381,6 +381,11 @@ def test_environment_lies_over_the_file() -> None:
     assert load(None, {"EDGE_AGENT_BROKER__PROTOCOL": "3.1.1"}).broker.protocol == "3.1.1"
 
 
+def test_labels_come_from_the_file_or_the_environment() -> None:
+    assert loaded("labels: {building: north}").labels == {"building": "north"}
+    assert load(None, {"EDGE_AGENT_LABELS": '{building: "3"}'}).labels == {"building": "3"}
+
+
 def test_null_in_the_environment_takes_a_value_of_the_file_back() -> None:
     assert loaded("broker: {username: me}", {"EDGE_AGENT_BROKER__USERNAME": "null"}).broker.username is None
 
@@ -396,6 +401,11 @@ def test_null_in_the_environment_takes_a_value_of_the_file_back() -> None:
         ),
         ("EDGE_AGENT_BROKER", "x", "EDGE_AGENT_BROKER is not a known variable; did you mean EDGE_AGENT_BROKER__"),
         ("EDGE_AGENT_device", "x", "EDGE_AGENT_device is not a known variable"),
+        ("EDGE_AGENT_LABELS", "{", "labels must be names with values, like {a: b} (EDGE_AGENT_LABELS)"),
+        ("EDGE_AGENT_LABELS", "x", "labels must be names with values, like {a: b}, got 'x' (EDGE_AGENT_LABELS)"),
+        ("EDGE_AGENT_LABELS", "{a-b: x}", "labels can't be used: a-b is not the name of a label, which must match"),
+        ("EDGE_AGENT_LABELS", '{a: ""}', "labels can't be used: a must be 1 to 128 printable characters"),
+        ("EDGE_AGENT_LABELS", str({f"a{i}": "x" for i in range(17)}), "labels must be at most 16 (EDGE_AGENT_LABELS)"),
         (
             "EDGE_AGENT_COLLECTORS__EXEC",
             "[",
@@ -433,7 +443,7 @@ def test_a_section_that_the_file_spoils_is_told_once_also_with_a_variable_for_it
 def test_every_key_can_be_set_in_the_environment() -> None:
     for path, _ in leaves(Config):
         source = Source()
-        overlay(source, {variable(path): "value"}, dict(leaves(Config)), set())
+        overlay(source, {variable(path): "value"}, dict(leaves(Config)), {})
         assert source.problems == []
         assert source.origins == {path: variable(path)}
         at: Any = source.values

@@ -33,6 +33,7 @@ WELL = Facts(
     site="plant",
     identity=Identity(boot_id="boot", config_hash="abc"),
     needs_restart=(),
+    labels={},
     uptime_seconds=12.5,
     outbox_max_bytes=1_000_000,
     values={"cpu_usage_percent": 12.5, 'disk_used_bytes{mount="/"}': 9e10, 'disk_used_bytes{mount="/b"}': 5.0},
@@ -93,6 +94,13 @@ def test_metrics_are_those_of_the_collectors_and_of_the_agent() -> None:
         "agent_uptime_seconds": 12.5,
         'agent_collector_failures_total{collector="cpu"}': 3,
     }
+
+
+def test_its_own_metrics_carry_the_labels_of_the_configuration_too() -> None:
+    stale = {'agent_uptime_seconds{room="a"}': 5.0}
+    told = metrics(got("/metrics", replace(WELL, labels={"room": "a"}, values=stale)).body)
+    assert told['agent_uptime_seconds{room="a"}'] == 12.5
+    assert "agent_uptime_seconds" not in told
 
 
 def test_every_metric_of_the_agent_is_described_and_given() -> None:
