@@ -10,10 +10,11 @@ import numpy as np
 
 from cloud_ingest.message import Message
 from cloud_ingest.store.batch import Block
+from cloud_ingest.store.gaps import Told
 from cloud_ingest.store.rejected import Rejection
 from telemetry_contract.codec import decode_samples
 from telemetry_contract.errors import InvalidTopic, PayloadError, PayloadTooLarge
-from telemetry_contract.payload import Tick
+from telemetry_contract.payload import Backlog, Tick
 from telemetry_contract.topics import Topic
 
 _SHOWN_CHARACTERS: Final = 300
@@ -63,8 +64,15 @@ def decode(message: Message, limits: Limits, now_ms: int) -> list[Block] | Rejec
         seqs=seqs,
         times_ms=np.array(times, np.int64),
         samples=values,
+        told=_told(samples, seqs, times),
     )
     return _within_bounds(block, times, limits, now_ms)
+
+
+def _told(samples: Tick | Backlog, seqs: list[int], times: list[int]) -> Told | None:
+    if samples.gone is None and samples.low < seqs[0]:
+        return None
+    return Told(samples.low, samples.gone, seqs, times)
 
 
 @lru_cache(maxsize=16_384)

@@ -11,11 +11,11 @@ import numpy as np
 import psycopg
 
 from cloud_ingest.message import Message
-from cloud_ingest.store import ledger, rejected
+from cloud_ingest.store import gaps, ledger, rejected
 from cloud_ingest.store.database import Connection, connect, translated
 from cloud_ingest.store.directory import Directory, Keys
 from cloud_ingest.store.migrate import require_current
-from cloud_ingest.store.ranges import Range, contains, runs
+from cloud_ingest.store.ranges import Range, contains, runs, runs_of
 from cloud_ingest.store.readings import COPY_STATEMENT, Floats, Integers, copy_stream, pack
 from cloud_ingest.store.rejected import Rejection
 from cloud_ingest.store.rollup.late import Late, Placement, Readings, place
@@ -27,7 +27,8 @@ _EXPIRED: Final = "the time of some ticks lies before what any tier still holds"
 class Block:
     """Ticks with one set of keys from one message.
 
-    `seqs` and `times_ms` have length n, `samples` has shape (n, len(keys)). A block with a `rejection` is settled in
+    `seqs` and `times_ms` have length n, `samples` has shape (n, len(keys)). `told`: where the message says that
+    numbers don't come any more, what it says. A block with a `rejection` is settled in
     the ledger and its message parked, but nothing of it is stored: the edge need not keep what the cloud refused.
     """
 
@@ -40,6 +41,7 @@ class Block:
     seqs: list[int]
     times_ms: Integers
     samples: Floats
+    told: gaps.Told | None = None
     rejection: Rejection | None = None
 
     # Most blocks hold one tick, for which numpy's reductions take ten times as long as the item.
@@ -97,6 +99,13 @@ class _Numbers(NamedTuple):
 
     devices: dict[str, int]
     layouts: dict[Keys, int]
+
+
+class _Settled(NamedTuple):
+    """Whose a stream is, and how it stands after the batch."""
+
+    device_id: int
+    now: ledger.Settled
 
 
 class BatchWriter:
@@ -186,7 +195,11 @@ def _settle(session: _Session, streams: _Streams, rejections: list[Rejection], n
             *(_foreign_stream(block) for block in foreign),
         ]
         rejected.park(connection, rejections)
-        ranges = ledger.settle(connection, {it: _entry(group, stored[it]) for it, group in own.items()})
+        settled = ledger.settle(connection, {it: _entry(group, stored[it], known[it]) for it, group in own.items()})
+        ranges = {
+            it: _record_gaps(connection, it, group, fresh[it], _Settled(known[it].device_id, settled[it]))
+            for it, group in own.items()
+        }
 
     return Outcome(
         settlements=[
@@ -306,12 +319,34 @@ def _copy(connection: Connection, placement: Placement, blocks: list[Block], num
     return count
 
 
-def _entry(own: list[Block], stored: list[Block]) -> ledger.Entry:
-    """What the blocks of a stream add to the ledger: all of them are settled, some were stored."""
+def _entry(own: list[Block], stored: list[Block], known: ledger.Known) -> ledger.Entry:
+    """What the blocks of a stream add to the ledger: all of them are settled, some were stored.
+
+    What was before the ledger hears of a stream for the first time is nobody's gap.
+    """
     newest = max((block.newest_ms for block in stored), default=None)
+    incoming = _incoming(own)
+    first = min(block.low for block in own) if known.is_new else 1
     return ledger.Entry(
-        incoming=_incoming(own),
+        incoming=runs_of([(1, first - 1), *incoming]) if first > 1 else incoming,
         low=max(block.low for block in own),
         ticks=_ticks(stored),
         newest=None if newest is None else datetime.fromtimestamp(newest / 1000, UTC),
     )
+
+
+def _record_gaps(
+    connection: Connection, stream: UUID, own: list[Block], fresh: list[Block], settled: _Settled
+) -> list[Range]:
+    """Keeps why numbers of a stream were not stored; what is settled of it that its edge may still hold."""
+    refused = [block for block in fresh if block.rejection is not None]
+    if refused:
+        gaps.record_rejected(connection, stream, _incoming(refused), *_span_ms(refused))
+    told = [block.told for block in own if block.told is not None]
+    if not told or (settled.now.complete_below_low and not any(each.gone for each in told)):
+        return settled.now.ranges
+    return gaps.record(connection, stream, settled.device_id, told)
+
+
+def _span_ms(blocks: list[Block]) -> tuple[int, int]:
+    return min(block.oldest_ms for block in blocks), max(block.newest_ms for block in blocks)

@@ -19,7 +19,10 @@ _number = attrgetter("int")  # the order of UUIDs, which they find more slowly t
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a batch adds to a stream: `incoming` ranges, of which `ticks` were stored, the newest at `newest`."""
+    """What a batch adds to a stream: `incoming` ranges, of which `ticks` were stored, the newest at `newest`.
+
+    `low`: the highest number below which nothing comes any more, as its messages say.
+    """
 
     incoming: list[Range]
     low: int
@@ -29,10 +32,22 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Whose a stream is (the number of the device), and which of the incoming numbers are settled already."""
+    """Whose a stream is (the number of the device), and which of the incoming numbers are settled already.
+
+    `is_new`: nothing of it was settled before.
+    """
 
     device_id: int
+    is_new: bool
     settled: list[Range]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What is settled of a stream that its edge may still hold, and whether everything below `low` is settled."""
+
+    ranges: list[Range]
+    complete_below_low: bool
 
 
 def create(connection: Connection, devices: Mapping[UUID, int]) -> None:
@@ -56,7 +71,7 @@ def lock(connection: Connection, incoming: Mapping[UUID, list[Range]]) -> dict[U
     """
     streams = sorted(incoming, key=_number)
     rows = connection.execute(
-        "select incoming.number, stream.device_id,"
+        "select incoming.number, stream.device_id, isempty(stream.received),"
         " case when stream.received && incoming.ranges then (stream.received * incoming.ranges)::text end"
         " from unnest(%(streams)s::uuid[], %(ranges)s::int8multirange[]) with ordinality"
         " as incoming (stream_id, ranges, number)"
@@ -64,13 +79,13 @@ def lock(connection: Connection, incoming: Mapping[UUID, list[Range]]) -> dict[U
         {"streams": _array(streams), "ranges": _array(_quoted(incoming[stream]) for stream in streams)},
     ).fetchall()
     return {
-        streams[number - 1]: Known(device_id, [] if settled is None else from_multirange(settled))
-        for number, device_id, settled in rows
+        streams[number - 1]: Known(device_id, is_new, [] if settled is None else from_multirange(settled))
+        for number, device_id, is_new, settled in rows
     }
 
 
-def settle(connection: Connection, entries: Mapping[UUID, Entry]) -> dict[UUID, list[Range]]:
-    """Adds the entries and returns, for each of their streams, what is now settled of that the edge may still hold."""
+def settle(connection: Connection, entries: Mapping[UUID, Entry]) -> dict[UUID, Settled]:
+    """Adds the entries; how each of their streams then stands."""
     streams = list(entries)
     rows = connection.execute(
         "update telemetry.stream set received = stream.received + entry.incoming,"
@@ -80,7 +95,8 @@ def settle(connection: Connection, entries: Mapping[UUID, Entry]) -> dict[UUID, 
         " %(ticks)s::bigint[], %(newest)s::timestamptz[]) with ordinality"
         " as entry (stream_id, incoming, low, ticks, newest, number)"
         " where stream.stream_id = entry.stream_id"
-        " returning entry.number, (stream.received * int8multirange(int8range(stream.low, null)))::text",
+        " returning entry.number, (stream.received * int8multirange(int8range(stream.low, null)))::text,"
+        " stream.received @> int8range(1, stream.low)",
         {
             "streams": _array(streams),
             "incoming": _array(_quoted(entry.incoming) for entry in entries.values()),
@@ -89,7 +105,7 @@ def settle(connection: Connection, entries: Mapping[UUID, Entry]) -> dict[UUID, 
             "newest": _array("null" if entry.newest is None else f'"{entry.newest}"' for entry in entries.values()),
         },
     ).fetchall()
-    return {streams[number - 1]: from_multirange(text) for number, text in rows}
+    return {streams[number - 1]: Settled(from_multirange(text), complete) for number, text, complete in rows}
 
 
 def held(connection: Connection, stream: UUID, device: str) -> list[Range] | None:

@@ -26,6 +26,41 @@ def runs(sequence_numbers: Iterable[int]) -> list[Range]:
     return result
 
 
+def runs_of(ranges: Iterable[Range]) -> list[Range]:
+    """Ranges in any order, overlapping or not, as the fewest ascending ones."""
+    result: list[Range] = []
+    for first, last in sorted(ranges):
+        if result and first <= result[-1][1] + 1:
+            result[-1] = (result[-1][0], max(last, result[-1][1]))
+        else:
+            result.append((first, last))
+    return result
+
+
+def minus(ranges: Iterable[Range], others: Sequence[Range]) -> list[Range]:
+    """What of the ranges is in none of the others; both ascending and disjoint."""
+    result: list[Range] = []
+    position = 0
+    for first, last in ranges:
+        start = first
+        while position < len(others) and others[position][1] < start:
+            position += 1
+        at = position
+        while at < len(others) and others[at][0] <= last:
+            if others[at][0] > start:
+                result.append((start, others[at][0] - 1))
+            start = others[at][1] + 1
+            at += 1
+        if start <= last:
+            result.append((start, last))
+    return result
+
+
+def count(ranges: Iterable[Range]) -> int:
+    """How many numbers disjoint ranges hold."""
+    return sum(last - first + 1 for first, last in ranges)
+
+
 def contains(ranges: Sequence[Range], number: int) -> bool:
     """Whether one of a few ranges holds the number."""
     return any(first <= number <= last for first, last in ranges)

@@ -9,6 +9,7 @@ from psycopg.rows import class_row
 
 from cloud_ingest.message import Message
 from cloud_ingest.store.database import Connection, translated
+from cloud_ingest.store.text import storable
 
 MAX_KEPT_BYTES: Final = 1024 * 1024
 
@@ -88,16 +89,11 @@ def prune(connection: Connection, older_than_days: int) -> int:
 def _row(rejection: Rejection) -> tuple[object, ...]:
     message = rejection.message
     return (
-        _storable(message.topic),
+        storable(message.topic),
         hashlib.sha256(message.payload).digest(),
         message.payload[:MAX_KEPT_BYTES],
         len(message.payload),
-        None if message.content_type is None else _storable(message.content_type),
+        None if message.content_type is None else storable(message.content_type),
         rejection.reason,
-        _storable(rejection.detail),
+        storable(rejection.detail),
     )
-
-
-def _storable(text: str) -> str:
-    """Text that a database can hold: no NUL, nothing that is not UTF-8."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from cloud_ingest.config import Retention
-from cloud_ingest.store import rejected
+from cloud_ingest.store import gaps, rejected
 from cloud_ingest.store.database import Connection, translated
 from cloud_ingest.store.partitions import partitions_of
 from cloud_ingest.store.rollup.keeper import TierKeeper
@@ -41,3 +41,7 @@ class Upkeep:
         pruned = rejected.prune(self._connection, self._retention.rejected_days)
         if pruned:
             log.info("deleted %d rejected messages past %d days", pruned, self._retention.rejected_days)
+        with translated():
+            forgotten = gaps.prune(self._connection, self._retention.rollup_1d_days)
+        if forgotten:
+            log.info("deleted %d gaps past %d days", forgotten, self._retention.rollup_1d_days)
