@@ -4,6 +4,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final, NamedTuple
 
@@ -13,7 +14,7 @@ from cloud_ingest.ingest.acks import AckSchedule
 from cloud_ingest.ingest.batcher import Batch, Cut
 from cloud_ingest.ingest.decode import Limits, decode
 from cloud_ingest.ingest.metrics import IngestMetrics
-from cloud_ingest.ingest.source import Source
+from cloud_ingest.ingest.source import Received, Source
 from cloud_ingest.store.batch import BatchWriter, Block, Outcome
 from cloud_ingest.store.rejected import Rejection
 
@@ -64,6 +65,7 @@ class Pipeline:
         self._limits = limits
         self._acks = AckSchedule(ack_interval)
         self._metrics = metrics
+        self._arrived: deque[Received] = deque()
         self._at_work: Future[_Committed | None] | None = None
         self._database_down = False  # the committing thread's
         self._unlogged: dict[str, int] = {}
@@ -120,13 +122,16 @@ class Pipeline:
         return max(0.0, min(_IDLE_SECONDS, due - now, _IDLE_SECONDS if ack_wait is None else ack_wait))
 
     def _receive_into(self, batch: Batch, timeout: float) -> bool:
-        """Whether anything came."""
-        arrived = self._source.receive(self._cut.max_messages - len(batch.received), timeout)
+        """Whether there was anything. What does not fit stays for the next batch."""
+        if not self._arrived:
+            self._arrived.extend(self._source.receive(self._cut.max_messages, timeout))
+            self._metrics.messages.inc(len(self._arrived))
+        was_there = bool(self._arrived)
         now_ms = time.time_ns() // 1_000_000
-        for received in arrived:
+        while self._arrived and not self._cut.is_full(batch):
+            received = self._arrived.popleft()
             batch.add(received, decode(received.message, self._limits, now_ms))
-        self._metrics.messages.inc(len(arrived))
-        return bool(arrived)
+        return was_there
 
     def _hand_over(self, batch: Batch, committer: ThreadPoolExecutor, stop: threading.Event) -> None:
         """Begins to commit the batch once the one before is committed."""

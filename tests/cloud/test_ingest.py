@@ -223,6 +223,24 @@ def test_clean_stop_writes_also_what_the_broker_holds_for_it(
         device.wait_committed((1, 50))
 
 
+def test_transactions_stay_small_however_much_has_come(
+    migrated: str, broker: Mosquitto, query: Query, subscribed: Callable[[], None]
+) -> None:
+    with psycopg.connect(migrated) as blocker, ingesting(migrated, broker, INGEST__BATCH_ROWS="100"):
+        subscribed()
+        blocker.execute("lock table telemetry.stream in exclusive mode")
+        with Device(broker) as device:
+            start = now_ms() - 10_000_000
+            for number in range(40):
+                seqs = list(range(number * 50 + 1, number * 50 + 51))
+                device.send_backlog(seqs, [start + seq for seq in seqs], {"a": [1.0] * 50})
+            blocker.rollback()
+            device.wait_committed((1, 2_000))
+    rows = query("select count(*) from telemetry.reading group by xmin::text")
+    assert sum(count for (count,) in rows) == 2_000
+    assert max(count for (count,) in rows) <= 100
+
+
 def test_stop_does_not_wait_for_a_database_that_is_away(
     own_database_server: Server, broker: Mosquitto, caplog: pytest.LogCaptureFixture, subscribed: Callable[[], None]
 ) -> None:
