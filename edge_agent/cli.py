@@ -1,6 +1,7 @@
 """The command line `edge-agent`.
 
 Exit codes: 0 done or stopped as told, 1 something outside failed, 2 the configuration or the command is wrong.
+`outbox fsck` also knows 3, the outbox is not sound, and 4, it was not sound and is repaired.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from telemetry_contract.version import __version__
 logger = logging.getLogger("edge_agent.cli")  # also where this module is `__main__`
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+_NOT_SOUND = 3
+_REPAIRED = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,6 +83,63 @@ def _check_config(options: argparse.Namespace) -> int:
     return 0
 
 
+def _outbox_stats(options: argparse.Namespace) -> int:
+    import msgspec  # noqa: PLC0415 - `run` brings its own, after it has checked what it is told
+
+    from edge_agent.outbox_view import OutboxView  # noqa: PLC0415
+
+    with OutboxView(_outbox_path(options)) as view:
+        contents = view.contents()
+    if options.json:
+        print(msgspec.json.encode(contents).decode())
+        return 0
+    from edge_agent.outbox_table import as_table  # noqa: PLC0415
+
+    print("\n".join(as_table(contents)))
+    return 0
+
+
+def _outbox_export(options: argparse.Namespace) -> int:
+    from edge_agent import outbox_export  # noqa: PLC0415
+    from edge_agent.outbox_file import is_held  # noqa: PLC0415
+    from edge_agent.outbox_view import OutboxView  # noqa: PLC0415
+
+    path = _outbox_path(options)
+    with OutboxView(path) as view:
+        if is_held(path):
+            print("edge-agent: an agent holds this outbox: what it has in memory only is not here", file=sys.stderr)
+        as_text = outbox_export.as_csv if options.format == "csv" else outbox_export.as_json_lines
+        for text in as_text(view.ticks()):
+            sys.stdout.write(text)
+        sys.stdout.flush()
+    return 0
+
+
+def _outbox_fsck(options: argparse.Namespace) -> int:
+    from edge_agent import outbox_check  # noqa: PLC0415
+
+    path = _outbox_path(options)
+    findings, kept = outbox_check.repair(path) if options.repair else (outbox_check.check(path), None)
+    for finding in findings.damage + findings.miscounts:
+        print(finding)
+    if findings.sound:
+        print(f"{path} is sound")
+        return 0
+    if not options.repair:
+        print(f"{path} is not sound; with --repair, while no agent runs, it is counted anew or set aside")
+        return _NOT_SOUND
+    if kept is None:
+        print(f"{path} is counted anew")
+    else:
+        print(f"{path} is now {kept}; the agent begins a new outbox, with a new stream, as it starts")
+    return _REPAIRED
+
+
+def _outbox_path(options: argparse.Namespace) -> Path:
+    path: Path | None = options.path
+    return load(options.config, os.environ).outbox.path if path is None else path
+
+
 def _configured(options: argparse.Namespace) -> Config:
     """The configuration, with logging set up as it says; a dry run is for the person before the terminal."""
     from edge_agent import log  # noqa: PLC0415
@@ -119,7 +179,38 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check-config", parents=[configured], help="check the configuration and show it")
     check.set_defaults(command=_check_config)
+    _add_outbox(commands, configured)
     return parser
+
+
+def _add_outbox(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", configured: argparse.ArgumentParser
+) -> None:
+    outbox = commands.add_parser("outbox", help="look into the outbox, whether an agent runs or not")
+    actions = outbox.add_subparsers(required=True, metavar="ACTION")
+    located = argparse.ArgumentParser(add_help=False, parents=[configured])
+    located.add_argument("--path", type=Path, metavar="FILE", help="this outbox, in place of the configuration's")
+
+    stats = actions.add_parser("stats", parents=[located], help="what it holds and what it had to give up")
+    stats.add_argument("--json", action="store_true", help="as a JSON object, with times in milliseconds")
+    stats.set_defaults(command=_outbox_stats)
+
+    export = actions.add_parser("export", parents=[located], help="what waits for the cloud, to standard output")
+    export.add_argument(
+        "--format",
+        choices=["json", "csv"],
+        default="json",
+        help="json (the default): a tick a line, as a live message has it; csv: a value a line",
+    )
+    export.set_defaults(command=_outbox_export)
+
+    fsck = actions.add_parser("fsck", parents=[located], help="whether it is sound; 3: it is not")
+    fsck.add_argument(
+        "--repair",
+        action="store_true",
+        help="set a damaged outbox aside and count a miscounted one anew, while no agent runs; 4: done",
+    )
+    fsck.set_defaults(command=_outbox_fsck)
 
 
 def _consistent(options: argparse.Namespace, parser: argparse.ArgumentParser) -> argparse.Namespace:

@@ -75,10 +75,13 @@ def lock(path: Path) -> int:
     name = path.with_name(f"{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not name.exists()
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o640)
     except OSError as exc:
         raise OutboxError(f"outbox {path}: {exc.strerror}: {exc.filename}") from exc
     try:
+        if is_new:
+            _give_to_owner_of(path.parent, descriptor)
         _take(descriptor)
     except OSError as exc:
         os.close(descriptor)
@@ -91,6 +94,32 @@ def _take(descriptor: int) -> None:
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
     else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_held(path: Path) -> bool:
+    """Whether an agent holds the lock of the outbox. It asks by taking it for an instant, beside others that ask."""
+    try:
+        descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        if sys.platform == "win32":
+            _take(descriptor)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _give_to_owner_of(directory: Path, descriptor: int) -> None:
+    """Else the agent, which runs as that user, could not take a lock that root's commands had made."""
+    if sys.platform != "win32" and os.geteuid() == 0:
+        owner = directory.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def connect(path: Path, vfs: str | None) -> apsw.Connection:
