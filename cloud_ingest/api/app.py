@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp
 
-from cloud_ingest.api import current, devices, health, history, metrics, pages, problems, statistics
+from cloud_ingest.api import current, devices, gaps, health, history, metrics, pages, problems, statistics
 from cloud_ingest.api.heads import HeadAsGet
 from cloud_ingest.api.hosts import LoopbackHosts
 from cloud_ingest.config import Config
@@ -27,6 +27,7 @@ def create_app(config: Config, pool: ReadPool) -> ASGIApp:
     )
     counts = statistics.Statistics(pool)
     app.include_router(devices.router(pool))
+    app.include_router(gaps.router(pool))
     app.include_router(current.router(pool, timedelta(hours=config.retention.raw_hours)))
     app.include_router(history.router(pool))
     app.include_router(metrics.router(pool))

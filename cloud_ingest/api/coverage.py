@@ -2,13 +2,17 @@
 
 Nobody tells the cloud how often a series is measured, so it is read off the readings: the typical interval is the
 median of the mean spacings within the buckets, each weighted by its spacings. Where no bucket holds two readings -
-the step is shorter than the interval - or there are too few, nothing is claimed.
+the step is shorter than the interval - or there are too few, nothing is claimed. What is known to be missing bounds
+it: where all readings of a time were thinned, their own interval would say that nothing is missing.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from cloud_ingest.store.known_gaps import Loss
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -45,3 +49,24 @@ def coverage(
     tellable = expected >= 1
     fractions = np.minimum(1.0, observed / np.where(tellable, expected, 1))
     return [round(float(it), 4) if ok else None for it, ok in zip(fractions, tellable, strict=True)]
+
+
+def missing_shares(starts: Integers, step_ms: int, losses: Iterable[Loss]) -> Floats:
+    """For each bucket the fraction of its readings, 0 to 1, that is known to be missing."""
+    shares = np.zeros(len(starts))
+    for loss in losses:
+        overlap = np.minimum(starts + step_ms, loss.end_ms) - np.maximum(starts, loss.start_ms)
+        shares += np.maximum(overlap, 0) / step_ms * loss.share
+    return np.minimum(shares, 1.0)
+
+
+def bounded(estimates: list[float | None] | None, missing: Floats | None) -> list[float | None] | None:
+    """The coverage, nowhere more than what is missing leaves; None for all where nothing can be told of any bucket."""
+    if missing is None or not missing.any():
+        return estimates
+    known: list[float | None] = [None] * len(missing) if estimates is None else estimates
+    most = [round(1 - share, 4) if share else None for share in missing.tolist()]
+    return [
+        bound if estimate is None else estimate if bound is None else min(bound, estimate)
+        for estimate, bound in zip(known, most, strict=True)
+    ]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 
 from cloud_ingest.api import shapes
 from cloud_ingest.api.answers import json_answer
+from cloud_ingest.api.coverage import Floats, missing_shares
 from cloud_ingest.api.parameters import Devices, Metric, Parameters, Site, Time, once_each
 from cloud_ingest.api.problems import InvalidParameter
 from cloud_ingest.api.times import TimeSpec, format_duration, parse_duration, resolve
@@ -16,6 +17,7 @@ from cloud_ingest.errors import DataRejected
 from cloud_ingest.store.columns import Columns
 from cloud_ingest.store.database import Connection
 from cloud_ingest.store.history import RATE_LOOKBACK_MS, Aggregate, Series, Window, buckets, find_series, raw_points
+from cloud_ingest.store.known_gaps import losses
 from cloud_ingest.store.pool import ReadPool
 from cloud_ingest.store.rollup.state import TierState, read_state, to_ms
 from cloud_ingest.store.tier_choice import Choice, Part, choose_tier, parts_of
@@ -131,7 +133,11 @@ def router(pool: ReadPool) -> APIRouter:
                 grid = _grid(window, timedelta(milliseconds=choice.step_ms), len(series))
                 parts = _parts(state, choice.tier, grid, aggregate)
                 found = shapes.bucketed(
-                    _buckets(connection, series, grid, aggregate, parts), grid, aggregate, to_ms(now)
+                    _buckets(connection, series, grid, aggregate, parts),
+                    grid,
+                    aggregate,
+                    to_ms(now),
+                    _missing(connection, series, grid),
                 )
         answer = {
             "tier": choice.tier.name,
@@ -177,6 +183,12 @@ def _buckets(
         return buckets(connection, series, parts, start=grid.window.start, step=step, aggregate=aggregate)
     except DataRejected as exc:
         raise InvalidParameter("aggregate", f"can't be made of these values: {exc}") from exc
+
+
+def _missing(connection: Connection, series: list[Series], grid: shapes.Grid) -> dict[int, Floats]:
+    found = losses(connection, {one.device for one in series}, grid.window.start, grid.window.end)
+    shares = {device: missing_shares(grid.starts, grid.step_ms, each) for device, each in found.items()}
+    return {index: shares[one.device] for index, one in enumerate(series) if one.device in shares}
 
 
 def _window(query: HistoryQuery, now: datetime) -> Window:

@@ -1,13 +1,13 @@
 """Columns of points -> the `time`, `value` and `coverage` lists of each series."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
 import numpy as np
 
-from cloud_ingest.api.coverage import Integers, coverage, typical_interval_ms
+from cloud_ingest.api.coverage import Floats, Integers, bounded, coverage, typical_interval_ms
 from cloud_ingest.store.columns import Columns
 from cloud_ingest.store.history import Aggregate, Window
 
@@ -58,8 +58,13 @@ def raw(points: Columns) -> Iterator[Shape]:
         yield Shape(index, times(points["time"][rows]), points["value"][rows].tolist(), None)
 
 
-def bucketed(buckets: Columns, grid: Grid, aggregate: Aggregate, now_ms: int) -> Iterator[Shape]:
-    """The series that have readings, each with every bucket of the grid: one without a reading has no value."""
+def bucketed(
+    buckets: Columns, grid: Grid, aggregate: Aggregate, now_ms: int, missing: Mapping[int, Floats]
+) -> Iterator[Shape]:
+    """The series that have readings, each with every bucket of the grid: one without a reading has no value.
+
+    `missing`: the fractions of each bucket that are known to be missing, for the series of which any are.
+    """
     time = times(grid.starts)
     for index, rows in _by_series(buckets):
         at = (buckets["time"][rows] - grid.start_ms) // grid.step_ms
@@ -68,7 +73,8 @@ def bucketed(buckets: Columns, grid: Grid, aggregate: Aggregate, now_ms: int) ->
         observed = np.zeros(grid.count, np.int64)
         observed[at] = buckets["observed"][rows]
         interval = typical_interval_ms(buckets["readings"][rows], buckets["first"][rows], buckets["last"][rows])
-        yield Shape(index, time, value.tolist(), coverage(grid.starts, grid.step_ms, observed, interval, now_ms))
+        estimates = coverage(grid.starts, grid.step_ms, observed, interval, now_ms)
+        yield Shape(index, time, value.tolist(), bounded(estimates, missing.get(index)))
 
 
 def times(milliseconds: Integers) -> list[str]:

@@ -136,6 +136,6 @@ def test_a_bucket_without_readings_has_no_value_but_a_count_of_zero(aggregate: A
     found = columns(
         series=[0], time=[MINUTE], readings=[2], observed=[2], first=[MINUTE], last=[MINUTE + 5_000], value=[7.0]
     )
-    (shape,) = bucketed(found, Grid(0, MINUTE, 3), aggregate, LATER)
+    (shape,) = bucketed(found, Grid(0, MINUTE, 3), aggregate, LATER, {})
     assert [None if np.isnan(value) else value for value in shape.value] == [empty, 7.0, empty]
     assert shape.time == [f"1970-01-01T00:0{minute}:00.000Z" for minute in range(3)]
