@@ -154,18 +154,32 @@ def check_identity(path: Path, db: apsw.Connection) -> int:
 
 
 def set_aside(path: Path, cause: OutboxCorrupt) -> Path:
-    """Renames a damaged file, with its log, to a name that no other has."""
+    """Renames a damaged file, with its log, to a name that no other has.
+
+    The file goes first, and for certain: without its log it might be sound, and be an older state of its stream.
+    """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     kept = Path(f"{path}.damaged-{stamp}")
     try:
         for suffix in ("", "-wal", "-shm"):
             file = Path(f"{path}{suffix}")
             if file.exists():
-                file.rename(f"{kept}{suffix}")
+                file.rename(Path(f"{kept}{suffix}"))
+                synchronise_directory(path.parent)
     except OSError as exc:
         raise OutboxError(f"outbox {path} is damaged and can't be renamed: {exc.strerror}") from exc
     log.error("%s; it was kept as %s and a new stream begins", cause, kept)
     return kept
+
+
+def synchronise_directory(directory: Path) -> None:
+    """What was renamed in it stays so after a power failure, as far as this system can say so."""
+    if sys.platform != "win32":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _upgrade(db: apsw.Connection, version: int) -> None:
