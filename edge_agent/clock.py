@@ -8,9 +8,10 @@ boot, also of earlier ones.
 All of it is pure: it is told what clocks and servers say, and never asks them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final, NamedTuple, Self
 
 # No clock that shows an earlier time is right. To be moved on now and then, by releases.
 EARLIEST_MS: Final = 1_788_220_800_000  # 2026-09-01
@@ -107,24 +108,81 @@ class Timekeeper:
         return self._reference is not None and -BEHIND_MS <= offset_ms - self._reference[0] <= AHEAD_MS
 
 
-def estimated(group: Sequence[Moment], *, low_ms: int, high_ms: int | None) -> list[int]:
-    """Times for readings of a boot whose true time was never known, in order and with the distances they had.
+class Estimate(NamedTuple):
+    """Times for readings of a boot whose true time was never known, in order and with the distances that they had.
 
-    They lie between `low_ms`, when the readings before them were taken, and `high_ms`, when the machine was started
-    again (None: it was not). Their own times are kept where these allow; else they end at `high_ms`, as a machine is
-    mostly started soon after it stopped, or begin at `low_ms`. Where there is not so much room the distances suffer.
+    None is before `low_ms` or after `high_ms`; where there is not so much room the distances suffer.
     """
-    if not group:
-        return []
-    first = group[0].boot_ns
-    since_ms = [max(0, (it.boot_ns - first) // _NS_PER_MS) for it in group]
-    begin_ms = group[-1].wall_ms - since_ms[-1]
-    if high_ms is not None and begin_ms + since_ms[-1] > high_ms:
-        begin_ms = high_ms - since_ms[-1]
-    if begin_ms < low_ms:
-        begin_ms = low_ms if high_ms is None else max(low_ms, high_ms - since_ms[-1])
-    times = [begin_ms + since for since in since_ms]
-    return times if high_ms is None else [max(low_ms, min(time, high_ms)) for time in times]
+
+    begin_ms: int
+    first_ns: int
+    low_ms: int
+    high_ms: int | None
+
+    @classmethod
+    def between(cls, first: Moment, last: Moment, *, low_ms: int, high_ms: int | None) -> Self:
+        """For the readings from `first` to `last`.
+
+        They were taken after `low_ms`, when the readings before them were, and before `high_ms`, when the machine was
+        started again (None: it was not). Their own times are kept where that allows; else they end at `high_ms`, as a
+        machine is mostly started soon after it stopped, or begin at `low_ms`.
+        """
+        if high_ms is not None:
+            low_ms = min(low_ms, high_ms)
+        span_ms = max(0, (last.boot_ns - first.boot_ns) // _NS_PER_MS)
+        begin_ms = last.wall_ms - span_ms
+        if high_ms is not None and begin_ms + span_ms > high_ms:
+            begin_ms = high_ms - span_ms
+        if begin_ms < low_ms:
+            begin_ms = low_ms if high_ms is None else max(low_ms, high_ms - span_ms)
+        return cls(begin_ms, first.boot_ns, low_ms, high_ms)
+
+    def time_ms(self, boot_ns: int) -> int:
+        """The time of the reading that was taken then."""
+        time_ms = self.begin_ms + max(0, (boot_ns - self.first_ns) // _NS_PER_MS)
+        return time_ms if self.high_ms is None else max(self.low_ms, min(time_ms, self.high_ms))
+
+
+class Boot(NamedTuple):
+    """A boot of which readings wait for their time, and the first and the last of them."""
+
+    name: str
+    first: Moment
+    last: Moment
+
+
+class Stamp(NamedTuple):
+    """How the readings of one boot get their time, and whether it is the true one."""
+
+    time_ms: Callable[[Moment], int]
+    known: bool
+
+
+def stamps(boots: Sequence[Boot], *, present: str, keeper: Timekeeper, newest_ms: int) -> dict[str, Stamp]:
+    """For each boot of which readings wait, oldest first; `present` is the one that goes on.
+
+    Nothing older than `newest_ms` was taken, as far as that is known.
+    """
+    low_ms = max(newest_ms, EARLIEST_MS)
+    high_ms = keeper.time_ms(0)
+    found: dict[str, Stamp] = {}
+    for boot in reversed(boots):
+        if boot.name == present and keeper.known:
+            found[boot.name] = Stamp(partial(_exact, keeper), known=True)
+            continue
+        estimate = Estimate.between(boot.first, boot.last, low_ms=low_ms, high_ms=high_ms)
+        found[boot.name] = Stamp(partial(_estimated, estimate), known=False)
+        high_ms = estimate.time_ms(boot.first.boot_ns)
+    return found
+
+
+def _exact(keeper: Timekeeper, moment: Moment) -> int:
+    corrected = keeper.corrected(moment)
+    return moment.wall_ms if corrected is None else corrected
+
+
+def _estimated(estimate: Estimate, moment: Moment) -> int:
+    return estimate.time_ms(moment.boot_ns)
 
 
 def _is_old(heard_ns: int, now: Moment) -> bool:

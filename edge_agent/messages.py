@@ -20,15 +20,29 @@ _ENVELOPE_BYTES: Final = 256
 _KEY_EXTRA_BYTES: Final = 6
 
 
-def live(stream: UUID, low: int, tick: StoredTick, keys: Sequence[str], gone: Gone | None = None) -> Encoded:
+def live(
+    stream: UUID,
+    low: int,
+    tick: StoredTick,
+    keys: Sequence[str],
+    gone: Gone | None = None,
+    *,
+    clock: str | None = None,
+) -> Encoded:
     """The message of one tick."""
     values: dict[str, float | None] = dict(zip(keys, unpack(tick.data), strict=True))
-    message = Tick(v=VERSION, stream=stream, seq=tick.seq, low=low, t=tick.t_ms, values=values, gone=gone)
+    message = Tick(v=VERSION, stream=stream, seq=tick.seq, low=low, t=tick.t_ms, values=values, gone=gone, clock=clock)
     return encode(message, compress_above=LIVE_COMPRESS_ABOVE)
 
 
 def backlog(
-    stream: UUID, low: int, ticks: Sequence[StoredTick], keys: Sequence[str], gone: Gone | None = None
+    stream: UUID,
+    low: int,
+    ticks: Sequence[StoredTick],
+    keys: Sequence[str],
+    gone: Gone | None = None,
+    *,
+    clock: str | None = None,
 ) -> Encoded:
     """The message of many ticks, all of the layout that has these keys."""
     width = len(keys)
@@ -41,6 +55,7 @@ def backlog(
         t=[tick.t_ms for tick in ticks],
         values={key: list(flat[position::width]) for position, key in enumerate(keys)},
         gone=gone,
+        clock=clock,
     )
     return encode(message, compress_above=BACKLOG_COMPRESS_ABOVE)
 

@@ -7,21 +7,24 @@ knows them already.
 
 import contextlib
 import logging
+import math
 import os
 import struct
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from uuid import UUID, uuid4
 
 import apsw
-import msgspec
 
+from edge_agent.clock import Boot, Moment
 from edge_agent.errors import OutboxCorrupt
+from edge_agent.layout import Layout
 from edge_agent.outbox_file import connect, lock, set_aside, translated
 from edge_agent.reading import Reading
 from edge_agent.room import Given, Room
+from edge_agent.waiting import Waiting, WaitingRoom
 from telemetry_contract.payload import Gone, OutboxState
 
 _INDEX_STEP: Final = 256
@@ -65,12 +68,21 @@ def unpack(data: bytes) -> tuple[float, ...]:
     return struct.unpack(f"<{len(data) // 8}d", data)
 
 
+def _packed(reading: Reading) -> bytes:
+    values = [_NAN if value is None else value for value in reading.values.values()]
+    return struct.pack(f"<{len(values)}d", *values)
+
+
 class Outbox:
     """The ticks that are not confirmed yet, each with a sequence number that its stream never uses twice.
 
     A tick is committed when `append` returns. Not thread-safe: its owner is one thread. What raises OutboxError has
     changed nothing and may be tried again; OutboxCorrupt ends it.
+
+    Beside the ticks it holds readings that wait until it is known when they were taken.
     """
+
+    _holds_durably = True
 
     @classmethod
     def open(
@@ -117,8 +129,8 @@ class Outbox:
         self._options = options
         self._room = Room(db, options.max_bytes, options.min_resolution_seconds)
         self._durable = True
-        self._layouts: dict[tuple[str, ...], int] = {}
-        self._keys: dict[int, tuple[str, ...]] = {}
+        self._layouts: dict[Layout, int] = {}
+        self._known: dict[int, Layout] = {}
         self._newest_of_layout: dict[int, int] = {}  # as far as this process appended it
         rows = self._rows(
             "select stream, machine, sequence_offset, thinned, dropped, depth, depth_seq, unflushed_from from outbox"
@@ -135,6 +147,9 @@ class Outbox:
         if unflushed_from is not None:
             self._note_crash(unflushed_from)
         self._holes = self._rows("select first, last from hole order by first")
+        self._waiting_room = WaitingRoom(db)
+        with translated(path):
+            self._waiting = self._waiting_room.count()
         if options.machine_id is not None and machine != options.machine_id:
             if machine is None:
                 with self._transaction():
@@ -157,6 +172,11 @@ class Outbox:
     def depth(self) -> int:
         """How many ticks it holds."""
         return self._depth
+
+    @property
+    def waiting(self) -> int:
+        """How many readings wait for their time."""
+        return self._waiting
 
     @property
     def dropped(self) -> int:
@@ -184,6 +204,63 @@ class Outbox:
         `lost` others that were given up before they got here. Of what is `spared` - what is on its way - nothing is
         thinned, and it is dropped last.
         """
+        return self._append(readings, lost, spared)
+
+    def hold(self, boot: str, readings: Sequence[Reading], *, lost: int = 0, spared: Container[int] = ()) -> None:
+        """Keeps readings of this boot until it is known when they were taken; otherwise as `append_many`."""
+        with self._transaction(durable=self._holds_durably):
+            rows = [
+                (boot, it.monotonic_ns, it.t_ms, self._layout(Layout(tuple(it.values))), _packed(it)) for it in readings
+            ]
+            self._waiting_room.add(rows)
+            given = self._room.make(self._depth, lambda seq: seq - self._offset in spared)
+            dropped = 0
+            while self._room.is_full() and (gone := self._waiting_room.drop()):
+                dropped += gone
+            depth = self._depth - sum(given)
+            given = given._replace(dropped=given.dropped + dropped + lost)
+            if any(given):
+                self._account(depth, given)
+        self._depth = depth
+        self._waiting += len(readings) - dropped
+        self._count(given)
+
+    def boots(self) -> list[Boot]:
+        """The boots of which readings wait, in their order."""
+        with translated(self.path):
+            return self._waiting_room.boots()
+
+    def release(self, time_ms: Callable[[str, Moment], tuple[int, bool]], limit: int) -> list[int]:
+        """Makes ticks of the oldest readings that wait, and answers their sequence numbers, in one transaction.
+
+        `time_ms` gives the time of a reading of a boot, and whether that is the true one.
+        """
+        with translated(self.path):
+            waiting = self._waiting_room.oldest(limit)
+        if not waiting:
+            return []
+        readings = [self._released(it, *time_ms(it.boot, it.moment)) for it in waiting]
+        return self._append(readings, 0, (), lambda: self._leave(waiting))
+
+    def newest_ms(self) -> int:
+        """When the newest of its readings was taken whose time was known, as far as was noted; 0: nothing was."""
+        [(noted,)] = self._rows("select newest_ms from outbox")
+        newest = self._rows("select t from tick order by seq desc limit 1")
+        return max(int(noted), int(newest[0][0]) if newest else 0)
+
+    def note_newest(self, newest_ms: int) -> None:
+        """Notes when the newest reading was taken; a power failure may undo it."""
+        with self._transaction(durable=False):
+            self._execute("update outbox set newest_ms = max(newest_ms, ?)", newest_ms)
+
+    def _append(
+        self,
+        readings: Sequence[Reading],
+        lost: int,
+        spared: Container[int],
+        also: Callable[[], int] = lambda: 0,
+    ) -> list[int]:
+        """See `append_many`; `also` belongs to the transaction and answers how many readings wait no more."""
         with self._transaction():
             ticks = [self._stored(seq, reading) for seq, reading in enumerate(readings, self._last + 1)]
             given = self._insert(ticks, spared)
@@ -191,7 +268,9 @@ class Outbox:
             given = given._replace(dropped=given.dropped + lost)
             if any(given):
                 self._account(depth, given)
+            left = also()
         self._depth = depth
+        self._waiting -= left
         self._count(given)
         self._last += len(ticks)
         return [tick.seq - self._offset for tick in ticks]
@@ -266,13 +345,11 @@ class Outbox:
 
     def keys(self, layout: int) -> tuple[str, ...]:
         """The series keys of a layout, in the order of its values."""
-        known = self._keys.get(layout)
-        if known is None:
-            rows = self._rows("select keys from layout where layout = ?", layout)
-            if not rows:
-                raise OutboxCorrupt(f"outbox {self.path}: layout {layout} is missing")
-            known = self._keys[layout] = tuple(msgspec.json.decode(rows[0][0], type=list[str]))
-        return known
+        return self._known_layout(layout).keys
+
+    def clock(self, layout: int) -> str | None:
+        """What is to be said of the times of ticks of a layout; None where they are true."""
+        return self._known_layout(layout).clock
 
     def state(self) -> OutboxState:
         """What it holds and what it had to give up, as the status message says it."""
@@ -368,20 +445,36 @@ class Outbox:
 
     def _stored(self, seq: int, reading: Reading) -> StoredTick:
         """The reading as it is stored; within a transaction, since its layout may be new."""
-        layout = self._layout(tuple(reading.values))
+        layout = self._layout(Layout.of(reading))
         self._newest_of_layout[layout] = seq
-        values = [_NAN if value is None else value for value in reading.values.values()]
-        return StoredTick(seq, reading.t_ms, layout, struct.pack(f"<{len(values)}d", *values))
+        return StoredTick(seq, reading.t_ms, layout, _packed(reading))
 
-    def _layout(self, keys: tuple[str, ...]) -> int:
-        """The layout of these keys; within a transaction."""
-        layout = self._layouts.get(keys)
+    def _released(self, waiting: Waiting, time_ms: int, synchronised: bool) -> Reading:  # noqa: FBT001
+        values = (None if math.isnan(value) else value for value in unpack(waiting.data))
+        found = dict(zip(self.keys(waiting.layout), values, strict=True))
+        return Reading(time_ms, waiting.boot_ns, found, synchronised=synchronised)
+
+    def _leave(self, waiting: Sequence[Waiting]) -> int:
+        return self._waiting_room.delete(waiting[-1].number)
+
+    def _known_layout(self, layout: int) -> Layout:
+        known = self._known.get(layout)
+        if known is None:
+            rows = self._rows("select keys from layout where layout = ?", layout)
+            if not rows:
+                raise OutboxCorrupt(f"outbox {self.path}: layout {layout} is missing")
+            known = self._known[layout] = Layout.read(rows[0][0])
+        return known
+
+    def _layout(self, wanted: Layout) -> int:
+        """The number of a layout; within a transaction."""
+        layout = self._layouts.get(wanted)
         if layout is None:
-            text = msgspec.json.encode(keys).decode()
+            text = wanted.text()
             self._delete_unused_layouts()
             self._execute("insert into layout (keys) values (?) on conflict do nothing", text)
             layout = int(self._rows("select layout from layout where keys = ?", text)[0][0])
-            self._layouts[keys] = layout
+            self._layouts[wanted] = layout
             self._newest_of_layout[layout] = self._last + 1
         return layout
 
@@ -389,12 +482,12 @@ class Outbox:
         """Deletes layouts that no held tick has, as far as that is known without looking at every tick."""
         low = self.low()
         oldest = self._last + 1 if low is None else low + self._offset
-        for (layout,) in self._rows("select layout from layout"):
+        for (layout,) in self._rows("select layout from layout where layout not in (select layout from waiting)"):
             if self._newest_of_layout.get(layout, self._last_at_open) < oldest:
                 self._execute("delete from layout where layout = ?", layout)
-                keys = self._keys.pop(layout, None)
+                self._known.pop(layout, None)
                 self._newest_of_layout.pop(layout, None)
-                self._layouts = {known: it for known, it in self._layouts.items() if it != layout and known != keys}
+                self._layouts = {known: it for known, it in self._layouts.items() if it != layout}
 
     def _insert(self, ticks: Sequence[StoredTick], spared: Container[int]) -> Given:
         """Stores the ticks, within a transaction; what had to go for them."""
@@ -431,7 +524,7 @@ class Outbox:
                 self._db.execute("commit")
             except BaseException:
                 self._layouts.clear()
-                self._keys.clear()
+                self._known.clear()
                 self._room.forget()
                 if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
                     with contextlib.suppress(apsw.Error):

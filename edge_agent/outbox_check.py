@@ -11,6 +11,7 @@ import apsw
 import msgspec
 
 from edge_agent.errors import OutboxCorrupt
+from edge_agent.layout import Layout
 from edge_agent.outbox_file import connect, lock, set_aside, translated
 from edge_agent.outbox_view import open_to_read, require, require_version
 
@@ -19,6 +20,9 @@ _MAX_SHOWN: Final = 20
 # Each finds rows that contradict the table above it in the schema; what they found is shown as text.
 _CONTRADICTIONS: Final = {
     "a tick of a layout that is missing: {}": "select seq from tick where layout not in (select layout from layout)",
+    "a waiting reading of a layout that is missing: {}": (
+        "select number from waiting where layout not in (select layout from layout)"
+    ),
     "a tick without values of 8 bytes each: {}": "select seq from tick where length(data) = 0 or length(data) % 8 <> 0",
     "a tick below the first number of the stream: {}": (
         "select seq from tick where seq <= (select sequence_offset from outbox)"
@@ -138,10 +142,10 @@ def _wrong_layouts(db: apsw.Connection) -> Iterator[str]:
             yield f"tick {seq} has not as many values as its layout has keys, {len(keys)}"
 
 
-def _keys(text: Any) -> list[str] | None:
+def _keys(text: Any) -> tuple[str, ...] | None:
     try:
-        return msgspec.json.decode(text, type=list[str])
-    except (msgspec.MsgspecError, TypeError):
+        return Layout.read(text).keys
+    except (msgspec.MsgspecError, TypeError, AttributeError):
         return None
 
 

@@ -20,7 +20,7 @@ else:
     import fcntl
 
 APPLICATION_ID: Final = 0x54425F4F  # "TB_O"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 # A reading's keys are stored once (`layout`), its values as packed little-endian float64 with NaN for "no value".
 # `outbox` has one row. `sequence_offset`: sequence number on the wire = tick.seq - sequence_offset, so that a new
@@ -28,6 +28,7 @@ SCHEMA_VERSION: Final = 2
 # every later number was appended and not deleted, so the depth is known without reading a whole file at start.
 # `dropped` and `thinned` count what this stream gave up; `thin_...` is how far that got, see `room`.
 # `unflushed_from`: numbers from it on may have been used without being stored; a crash made a `hole` of them.
+# `waiting` are readings without a sequence number yet, see `waiting`; none that came later is older than `newest_ms`.
 _SCHEMA: Final = """
 create table outbox (
   stream text not null, machine text, sequence_offset integer not null, dropped integer not null,
@@ -49,6 +50,13 @@ alter table outbox add column thin_cursor integer not null default 0;
 alter table outbox add column thin_quota integer not null default 0;
 alter table outbox add column unflushed_from integer;
 create table hole (first integer primary key, last integer not null) strict;
+""",
+    3: """
+alter table outbox add column newest_ms integer not null default 0;
+create table waiting (
+  number integer primary key autoincrement, boot text not null, boot_ns integer not null, t integer not null,
+  layout integer not null, data blob not null
+) strict;
 """,
 }
 

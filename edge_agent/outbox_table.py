@@ -15,6 +15,7 @@ def as_table(contents: Contents) -> Iterator[str]:
         "stream": str(contents.stream),
         "depth": f"{contents.depth} ticks, {contents.bytes} bytes",
         "numbers": f"{'-' if contents.low is None else contents.low} is the lowest held, {contents.next_seq} the next",
+        "waiting": f"{contents.waiting} readings until it is known when they were taken",
         "oldest": "-" if contents.oldest_time is None else as_time(contents.oldest_time),
         "newest": "-" if contents.newest_time is None else as_time(contents.newest_time),
         "thinned": str(contents.thinned),

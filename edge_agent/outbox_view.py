@@ -16,6 +16,7 @@ import apsw
 import msgspec
 
 from edge_agent.errors import OutboxCorrupt, OutboxError
+from edge_agent.layout import Layout
 from edge_agent.outbox import unpack
 from edge_agent.outbox_file import SCHEMA_VERSION, check_identity, is_held, translated
 from telemetry_contract.payload import VERSION, Tick
@@ -29,13 +30,14 @@ class Contents(msgspec.Struct, kw_only=True):
 
     `in_use`: an agent holds it; what that has in memory only is not counted. `next_seq`: no tick after a restart gets a
     lower number. `lost`: inclusive ranges of numbers that may have been used by ticks that went with the memory of an
-    agent that was killed.
+    agent that was killed. `waiting` readings have no number yet: it is not known when they were taken.
     """
 
     path: str
     in_use: bool
     stream: UUID
     depth: int
+    waiting: int
     bytes: int
     low: int | None
     next_seq: int
@@ -74,12 +76,14 @@ class OutboxView:
             oldest = self._rows("select seq, t from tick order by seq limit 1")
             newest = self._rows("select t from tick order by seq desc limit 1")
             holes = self._rows("select first, last from hole order by first")
+            [waiting] = self._row("select count(*) from waiting")
             pages = self._db.pragma("page_count") - self._db.pragma("freelist_count")
             return Contents(
                 path=str(self._path),
                 in_use=is_held(self._path),
                 stream=self._stream(stream),
                 depth=depth + last - depth_seq,
+                waiting=waiting,
                 bytes=pages * self._db.pragma("page_size"),
                 low=oldest[0][0] - offset if oldest else None,
                 next_seq=last + 1 - offset,
@@ -93,7 +97,7 @@ class OutboxView:
     def ticks(self) -> Iterator[Tick]:
         """The ticks, ascending, each as a live message says it. What an agent delivers meanwhile may be missing."""
         beyond = -1
-        keys: dict[int, list[str]] = {}
+        layouts: dict[int, Layout] = {}
         while True:
             with self._snapshot():
                 stream, offset, low = self._row(
@@ -102,25 +106,34 @@ class OutboxView:
                 rows = self._rows(
                     "select seq, t, layout, data from tick where seq > ? order by seq limit ?", beyond, _STEP
                 )
-                for layout in {row[2] for row in rows} - keys.keys():
-                    keys[layout] = self._keys(layout)
+                for layout in {row[2] for row in rows} - layouts.keys():
+                    layouts[layout] = self._layout(layout)
             if not rows:
                 return
             named = self._stream(stream)
             for seq, t_ms, layout, data in rows:
-                if len(data) != 8 * len(keys[layout]):
+                keys = layouts[layout].keys
+                if len(data) != 8 * len(keys):
                     raise OutboxCorrupt(
                         f"outbox {self._path} is damaged: tick {seq - offset} has {len(data)} bytes for"
-                        f" {len(keys[layout])} values"
+                        f" {len(keys)} values"
                     )
-                values: dict[str, float | None] = dict(zip(keys[layout], unpack(data), strict=True))
-                yield Tick(v=VERSION, stream=named, seq=seq - offset, low=low - offset, t=t_ms, values=values)
+                values: dict[str, float | None] = dict(zip(keys, unpack(data), strict=True))
+                yield Tick(
+                    v=VERSION,
+                    stream=named,
+                    seq=seq - offset,
+                    low=low - offset,
+                    t=t_ms,
+                    values=values,
+                    clock=layouts[layout].clock,
+                )
             beyond = rows[-1][0]
 
-    def _keys(self, layout: int) -> list[str]:
+    def _layout(self, layout: int) -> Layout:
         [text] = self._row("select keys from layout where layout = ?", layout)
         try:
-            return msgspec.json.decode(text, type=list[str])
+            return Layout.read(text)
         except msgspec.MsgspecError as exc:
             raise OutboxCorrupt(f"outbox {self._path} is damaged: layout {layout} is no list of keys: {exc}") from exc
 

@@ -380,7 +380,7 @@ class Publisher:
         return True
 
     def _encoded(self, lane: Lane, ticks: Sequence[StoredTick]) -> Encoded:
-        keys = self._outbox.keys(ticks[0].layout)
+        keys, clock = self._outbox.keys(ticks[0].layout), self._outbox.clock(ticks[0].layout)
         if self._by_broker:
             # What the broker has may be on its way for long: that it does not come any more is not to be said.
             low, gone = 1, None
@@ -388,8 +388,8 @@ class Publisher:
             low = self._outbox.low() or ticks[0].seq
             gone = self._outbox.gone([tick.seq for tick in ticks])
         if lane is Lane.LIVE:
-            return messages.live(self._outbox.stream, low, ticks[0], keys, gone)
-        return messages.backlog(self._outbox.stream, low, ticks, keys, gone)
+            return messages.live(self._outbox.stream, low, ticks[0], keys, gone, clock=clock)
+        return messages.backlog(self._outbox.stream, low, ticks, keys, gone, clock=clock)
 
     def _fitting(self, layout: int) -> int:
         limit = self._connection.maximum_packet_bytes if self._connection is not None else None

@@ -74,10 +74,14 @@ class Room:
         size: int = self._db.pragma("page_size")
         return pages * size
 
+    def is_full(self) -> bool:
+        """Whether more is in use than may be."""
+        return self.used_bytes() > self._max_bytes
+
     def make(self, depth: int, spared: Callable[[int], bool]) -> Given:
         """Gives up as many of the `depth` ticks as it must; what is `spared` is not thinned, and dropped last."""
         thinned = dropped = idle = 0
-        while self.used_bytes() > self._max_bytes:
+        while self.is_full():
             freed = self._thin(depth - thinned - dropped, spared) if idle < _MAX_IDLE_STEPS else None
             if freed is None:
                 gone = self._drop(spared)

@@ -1,14 +1,17 @@
 """An outbox that keeps new ticks in memory for a while, so that one confirmed meanwhile never touches the disk."""
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import apsw
 
+from edge_agent.clock import Moment
+from edge_agent.layout import Layout
 from edge_agent.outbox import Options, Outbox, StoredTick
 from edge_agent.reading import Reading
 from edge_agent.room import Given
+from edge_agent.waiting import Waiting
 from telemetry_contract.payload import OutboxState
 
 RESERVED: Final = 256
@@ -21,6 +24,8 @@ class WriteBehindOutbox(Outbox):
     A crash loses what is not flushed. The numbers that it may have used on the wire are never used again: they are
     reserved on disk, in blocks, before use, and after a crash the rest of a block is skipped.
     """
+
+    _holds_durably = False
 
     def __init__(self, path: Path, db: apsw.Connection, held: int, options: Options) -> None:
         self._tail: dict[int, StoredTick] = {}
@@ -43,13 +48,13 @@ class WriteBehindOutbox(Outbox):
         if self._tail_bytes >= MAX_TAIL_BYTES:
             self.flush(spared)
         last = self._last + len(readings)
-        if lost or last > self._reserved or any(tuple(it.values) not in self._layouts for it in readings):
+        if lost or last > self._reserved or any(Layout.of(it) not in self._layouts for it in readings):
             reserved = self._reserved if last <= self._reserved else last + RESERVED
             with self._transaction():
                 self._reserve(reserved, next(iter(self._tail), self._last + 1))
                 self._account(self._depth, Given(dropped=lost))
                 for reading in readings:
-                    self._layout(tuple(reading.values))
+                    self._layout(Layout.of(reading))
             self._reserved = reserved
             self._count(Given(dropped=lost))
         ticks = [self._stored(seq, reading) for seq, reading in enumerate(readings, self._last + 1)]
@@ -57,6 +62,13 @@ class WriteBehindOutbox(Outbox):
         self._tail_bytes += sum(len(tick.data) for tick in ticks)
         self._last = last
         return [tick.seq - self._offset for tick in ticks]
+
+    def release(self, time_ms: Callable[[str, Moment], tuple[int, bool]], limit: int) -> list[int]:
+        """As the base class has it: they are on disk, and stay there."""
+        self.flush()
+        seqs = super().release(time_ms, limit)
+        self._reserved = max(self._reserved, self._last)
+        return seqs
 
     def flush(self, spared: Container[int] = ()) -> None:
         """Stores the ticks that are in memory only; `spared` as in `append_many`."""
@@ -127,6 +139,11 @@ class WriteBehindOutbox(Outbox):
                     self._account(self._depth)
         finally:
             super().close()
+
+    def _leave(self, waiting: Sequence[Waiting]) -> int:
+        last = self._last + len(waiting)
+        self._reserve(max(self._reserved, last), last + 1)
+        return super()._leave(waiting)
 
     def _highest_below(self, seq: int) -> int | None:
         """The highest number that it holds below this one, in memory or on disk."""

@@ -11,10 +11,12 @@ from edge_agent.clock import (
     BEHIND_MS,
     EARLIEST_MS,
     REFERENCE_SECONDS,
+    Boot,
+    Estimate,
     Moment,
     Source,
     Timekeeper,
-    estimated,
+    stamps,
 )
 
 START_MS = EARLIEST_MS + 90 * 86_400_000
@@ -247,6 +249,11 @@ def moments(begin_ms: int, *after_s: int) -> list[Moment]:
     return [Moment(begin_ms + s * 1_000, 7_000_000_000 + s * 1_000_000_000) for s in after_s]
 
 
+def estimated(group: list[Moment], *, low_ms: int, high_ms: int | None) -> list[int]:
+    estimate = Estimate.between(group[0], group[-1], low_ms=low_ms, high_ms=high_ms)
+    return [estimate.time_ms(moment.boot_ns) for moment in group]
+
+
 def test_times_that_the_neighbours_allow_are_kept() -> None:
     group = moments(START_MS, 0, 5, 10)
     kept = [START_MS, START_MS + 5_000, START_MS + 10_000]
@@ -285,10 +292,6 @@ def test_readings_that_were_stored_out_of_order_stay_between_the_neighbours() ->
     assert estimated(late, low_ms=START_MS, high_ms=None) == [START_MS, START_MS, START_MS + 2_000]
 
 
-def test_nothing_to_estimate() -> None:
-    assert estimated([], low_ms=5, high_ms=1) == []
-
-
 @given(
     st.lists(st.builds(Moment, st.integers(0, 2 * START_MS), st.integers(0, 10**15)), min_size=1, max_size=20),
     st.integers(0, START_MS),
@@ -305,3 +308,61 @@ def test_estimates_lie_between_the_neighbours_in_order(group: list[Moment], low_
     span_ms = (group[-1].boot_ns - group[0].boot_ns) // NS
     if room_ms is None or span_ms <= room_ms:
         assert times[-1] - times[0] == span_ms
+
+
+def stamped(boots: dict[str, list[Moment]], keeper: Timekeeper, *, newest_ms: int = 0) -> list[tuple[int, bool]]:
+    """Times of the readings of all boots, of which `now` goes on."""
+    order = [Boot(name, group[0], group[-1]) for name, group in boots.items()]
+    found = stamps(order, present="now", keeper=keeper, newest_ms=newest_ms)
+    return [(found[name].time_ms(moment), found[name].known) for name, group in boots.items() for moment in group]
+
+
+def test_readings_of_the_boots_before_end_where_the_next_begins() -> None:
+    machine = Machine(-START_MS)
+    machine.passes(60_000)
+    now = [Moment(60_000, 60_000 * NS)]
+    before = moments(0, 0, 5)
+    machine.is_synchronised()
+    assert stamped({"a": before, "b": before, "now": now}, machine.keeper) == [
+        (START_MS - 10_000, False),
+        (START_MS - 5_000, False),
+        (START_MS - 5_000, False),
+        (START_MS, False),
+        (START_MS + 60_000, True),
+    ]
+
+
+def test_readings_of_the_boot_before_end_where_this_one_began_also_without_readings_of_its_own() -> None:
+    machine = Machine()
+    machine.is_synchronised()
+    assert stamped({"a": moments(0, 0, 5)}, machine.keeper) == [(START_MS - 5_000, False), (START_MS, False)]
+
+
+def test_a_time_that_was_kept_over_a_restart_is_believed_where_it_fits() -> None:
+    machine = Machine()
+    machine.is_synchronised()
+    kept = moments(START_MS - 3_600_000, 0, 5)
+    assert stamped({"a": kept}, machine.keeper) == [(START_MS - 3_600_000, False), (START_MS - 3_595_000, False)]
+
+
+def test_what_is_never_known_follows_the_newest_that_is() -> None:
+    newest_ms = START_MS + WEEK_MS
+    unknown = Timekeeper()
+    assert stamped({"a": moments(0, 0, 5), "now": moments(0, 0, 5)}, unknown, newest_ms=newest_ms) == [
+        (newest_ms, False),
+        (newest_ms, False),
+        (newest_ms, False),
+        (newest_ms + 5_000, False),
+    ]
+    plausible = moments(newest_ms + WEEK_MS, 0, 5)
+    assert stamped({"now": plausible}, unknown, newest_ms=newest_ms) == [(it.wall_ms, False) for it in plausible]
+    assert stamped({"now": moments(0, 0)}, unknown) == [(EARLIEST_MS, False)]
+
+
+def test_a_newest_time_from_a_clock_that_was_ahead_does_not_push_beyond_the_present() -> None:
+    machine = Machine()
+    machine.is_synchronised()
+    assert stamped({"a": moments(0, 0, 5)}, machine.keeper, newest_ms=START_MS + WEEK_MS) == [
+        (START_MS, False),
+        (START_MS, False),
+    ]

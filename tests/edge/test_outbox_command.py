@@ -71,6 +71,7 @@ def test_stats_say_what_it_holds(path: Path) -> None:
             "in_use": False,
             "stream": str(outbox.stream),
             "depth": 596,
+            "waiting": 0,
             "bytes": state.bytes,
             "low": 5,
             "next_seq": 601,
@@ -369,3 +370,13 @@ def test_what_root_leaves_behind_belongs_to_the_agent(path: Path) -> None:
         view.contents()
     assert {stat.S_IMODE(path.with_name("outbox.db.lock").stat().st_mode) & 0o600} == {0o600}
     assert {file.stat().st_uid for file in path.parent.iterdir()} == {12_345}
+
+
+def test_estimated_times_are_said_so_and_readings_that_wait_are_counted(path: Path) -> None:
+    with closing(open_(path)) as outbox:
+        outbox.append_many([Reading(T0, 0, {"a": 1.0}, synchronised=False), Reading(T0, 0, {"a": 2.0})])
+        outbox.hold("boot", [Reading(T0, 0, {"b": 1.0})])
+    with OutboxView(path) as view:
+        assert view.contents().waiting == 1
+        assert [tick.clock for tick in view.ticks()] == ["unsynchronised", None]
+    assert outbox_check.check(path).sound
