@@ -194,6 +194,7 @@ class Ingest(_Section):
     batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 5_000
     batch_age_ms: Annotated[int, Field(ge=0, le=60_000)] = 100
     receive_maximum: Annotated[int, Field(ge=1, le=65_535)] = 10_000
+    backlog_receive_maximum: Annotated[int, Field(ge=1, le=65_535)] = 128
     max_message_bytes: Annotated[int, Field(ge=1_024, le=268_435_455)] = 1024 * 1024
     max_decompressed_bytes: Annotated[int, Field(ge=1_024, le=1024**3)] = 16 * 1024 * 1024
     max_future_seconds: Annotated[int, Field(ge=0)] = 3_600

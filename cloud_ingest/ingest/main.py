@@ -13,8 +13,8 @@ from cloud_ingest.derived.feels_like import feels_like
 from cloud_ingest.errors import ConfigError
 from cloud_ingest.ingest.batcher import Cut
 from cloud_ingest.ingest.decode import Limits
+from cloud_ingest.ingest.lanes import Lanes
 from cloud_ingest.ingest.metrics import IngestMetrics
-from cloud_ingest.ingest.mqtt5_source import Mqtt5Source
 from cloud_ingest.ingest.mqtt_source import MqttSource
 from cloud_ingest.ingest.pipeline import Pipeline
 from cloud_ingest.ingest.source import Source
@@ -39,7 +39,7 @@ def source_of(config: Config) -> BrokerSource:
 
     Raises ConfigError where a password or certificate file can't be read.
     """
-    return Mqtt5Source(config) if config.broker.protocol == 5 else MqttSource(config)  # noqa: PLR2004 - its name
+    return Lanes(config) if config.broker.protocol == 5 else MqttSource(config)  # noqa: PLR2004 - its name
 
 
 def run(config: Config, stop: threading.Event, make_source: Callable[[Config], BrokerSource] = source_of) -> int:

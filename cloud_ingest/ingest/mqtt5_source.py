@@ -13,13 +13,15 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Final, NamedTuple
 
 from cloud_ingest.config import Config
 from cloud_ingest.errors import ConfigError
 from cloud_ingest.ingest import mqtt5
+from cloud_ingest.ingest.link_report import LinkReport
 from cloud_ingest.ingest.session import Ended, Phase, Session, Terms
 from cloud_ingest.ingest.source import Received
 from cloud_ingest.ingest.transport import ReceiveBuffer, Transport
@@ -53,7 +55,7 @@ class _Arrival(NamedTuple):
 
 
 class Mqtt5Source:
-    """Live and backlog messages of every device; a member of the shared subscription where there is a group.
+    """Messages of some kinds of every device; a member of the shared subscription where there is a group.
 
     Sessions end with the connection: our own agents resend until the commit ack, so nothing is stranded in a broker
     for a client that does not return.
@@ -64,12 +66,29 @@ class Mqtt5Source:
     writer each; the events.
     """
 
-    def __init__(self, config: Config) -> None:
-        """Raises ConfigError where a password or certificate file can't be read."""
-        group = config.ingest.group
+    def __init__(
+        self,
+        config: Config,
+        kinds: Sequence[Kind] = (Kind.SAMPLES, Kind.BACKLOG),
+        *,
+        receive_maximum: int | None = None,
+        connections: Iterator[int] | None = None,
+        announce: Callable[[], None] = lambda: None,
+        report: LinkReport | None = None,
+    ) -> None:
+        """`receive_maximum` is the configuration's unless given, `connections` gives each connection its number.
+
+        Sources that share the latter never take one's token for the other's. `announce` is called, in the thread,
+        whenever there is something to receive; `report` is told of the connection.
+
+        Raises ConfigError where a password or certificate file can't be read.
+        """
         self._broker = config.broker
-        self._filters = [topic_filter(Kind.SAMPLES, group=group), topic_filter(Kind.BACKLOG, group=group)]
-        self._receive_maximum = config.ingest.receive_maximum
+        self._filters = [topic_filter(kind, group=config.ingest.group) for kind in kinds]
+        self._receive_maximum = receive_maximum or config.ingest.receive_maximum
+        self._numbers = count(1) if connections is None else connections
+        self._announce = announce
+        self._report = report or LinkReport(address(config))
         self._max_packet_bytes = min(_MAX_PACKET_FACTOR * config.ingest.max_message_bytes, mqtt5.MAX_PACKET_BYTES)
         self._client_id = f"cloud-ingest-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._terms()  # so that unreadable files are found now
@@ -78,7 +97,7 @@ class Mqtt5Source:
         self._arrived: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
         self._outgoing: deque[tuple[int, bytes]] = deque()
         self._rest: list[Received] = []
-        self._connections = 0
+        self._present = 0  # the number of the connection that is there or being made; the thread's
         self._connection = 0
         self._max_publish_bytes = 0
         self._arrived_bytes = self._taken_bytes = 0
@@ -86,7 +105,6 @@ class Mqtt5Source:
         self._leaving = threading.Event()
         self._left = threading.Event()
         self._closing = threading.Event()
-        self._down_reported = False
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.settimeout(0)
         self._wake_writer.settimeout(0)
@@ -172,11 +190,12 @@ class Mqtt5Source:
     def _run(self) -> None:
         attempt = 0
         while not self._closing.is_set() and not self._leaving.is_set():
-            self._connections += 1
+            self._present = next(self._numbers)
             try:
                 self._connect_and_serve()
             except (OSError, ConfigError, Ended) as exc:
-                self._report_down(str(exc))
+                if not self._closing.is_set():
+                    self._report.down(self, str(exc))
             except Exception:
                 log.exception("a defect ended the connection to the broker")
             if self._connection:
@@ -227,7 +246,7 @@ class Mqtt5Source:
         parts = []
         while self._outgoing:
             connection, data = self._outgoing.popleft()
-            if connection == self._connections:
+            if connection == self._present:
                 parts.append(data)
         if parts:
             session.note_sent(now)
@@ -235,19 +254,19 @@ class Mqtt5Source:
 
     def _note_phase(self, session: Session) -> None:
         if session.phase is Phase.SUBSCRIBED and not self._connection:
-            log.info("connected to the broker at %s:%s", self._broker.host, self._broker.port)
-            self._down_reported = False
+            self._report.up(self)
             self._left.clear()
             self._max_publish_bytes = session.max_publish_bytes
-            self._connection = self._connections
+            self._connection = self._present
         elif session.phase is Phase.UNSUBSCRIBED:
             self._left.set()
 
     def _deliver(self, messages: list[tuple[Message, int]], size: int) -> None:
         if messages:
-            connection = self._connections
+            connection = self._present
             self._arrived_bytes += size
             self._arrived.put(_Arrival([Received(message, Token(connection, it)) for message, it in messages], size))
+            self._announce()
 
     def _drain_wakes(self) -> None:
         with suppress(BlockingIOError):
@@ -265,8 +284,7 @@ class Mqtt5Source:
             max_packet_bytes=self._max_packet_bytes,
         )
 
-    def _report_down(self, why: str) -> None:
-        """One line a change of state, not one an attempt."""
-        if not self._down_reported and not self._closing.is_set():
-            log.warning("no broker at %s:%s: %s; trying again", self._broker.host, self._broker.port, why)
-        self._down_reported = True
+
+def address(config: Config) -> str:
+    """Where the broker is, for people."""
+    return f"{config.broker.host}:{config.broker.port}"
