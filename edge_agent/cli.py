@@ -140,6 +140,29 @@ def _outbox_path(options: argparse.Namespace) -> Path:
     return load(options.config, os.environ).outbox.path if path is None else path
 
 
+def _install_service(options: argparse.Namespace) -> int:
+    from edge_agent.service import installation, unit  # noqa: PLC0415
+
+    root: Path = options.root.absolute()
+    program = Path(sys.executable).with_name("edge-agent") if options.program is None else options.program
+    if options.dry_run:
+        for step in installation.plan(root, program, replace=options.replace):
+            print(f"would {step}")
+        print(f"\n{unit.text(program)}", end="")
+        return 0
+    installation.require_system(root)
+    steps = installation.plan(root, program, replace=options.replace)
+    for step in steps:
+        installation.perform(root, [step])
+        print(step)
+    if not steps:
+        print("the service is installed already, and up to date")
+    if root == Path("/") and (closed := installation.unreachable(program)) is not None:
+        print(f"edge-agent: warning: the service's user can't run {program}, because of {closed}", file=sys.stderr)
+    print("\nNext: " + "\n".join(installation.next_commands(root)))
+    return 0
+
+
 def _configured(options: argparse.Namespace) -> Config:
     """The configuration, with logging set up as it says; a dry run is for the person before the terminal."""
     from edge_agent import log  # noqa: PLC0415
@@ -180,6 +203,21 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-config", parents=[configured], help="check the configuration and show it")
     check.set_defaults(command=_check_config)
     _add_outbox(commands, configured)
+
+    install = commands.add_parser(
+        "install-service", help="run the agent as a service of systemd, with a user of its own"
+    )
+    install.add_argument("--dry-run", action="store_true", help="show what would be done, and the unit")
+    install.add_argument(
+        "--replace", action="store_true", help="a unit that was changed by hand too; it is kept as .old"
+    )
+    install.add_argument(
+        "--root", type=Path, default=Path("/"), metavar="DIR", help="the tree to install into (default: this machine)"
+    )
+    install.add_argument(
+        "--program", type=_absolute, metavar="FILE", help="what the service runs (default: this edge-agent)"
+    )
+    install.set_defaults(command=_install_service)
     return parser
 
 
@@ -232,6 +270,13 @@ def _positive_seconds(text: str) -> float:
     if not 0 < seconds <= 86_400:  # noqa: PLR2004 - a day
         raise argparse.ArgumentTypeError(f"must be a number of seconds above 0 and at most 86400, got {text!r}")
     return seconds
+
+
+def _absolute(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise argparse.ArgumentTypeError(f"must be an absolute path, got {text!r}")
+    return path
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 EdgeAgentError
  +- ConfigError      stop, exit code 2: a person must change the configuration
  +- CollectorError   go on without it: one collector has no values for this tick
+ +- InstallError     stop: the service can't be installed like this; the message says what would do
  +- OutboxError      go on from memory and retry: the outbox file can't be read or written at present
      +- OutboxCorrupt   set the file aside and go on with a new one
 
@@ -25,6 +26,10 @@ class ConfigError(EdgeAgentError):
 
 class CollectorError(EdgeAgentError):
     """A collector could not measure; the message says what it tried and why that failed."""
+
+
+class InstallError(EdgeAgentError):
+    """The service can't be put in place; the message says why and what to do."""
 
 
 class OutboxError(EdgeAgentError):
