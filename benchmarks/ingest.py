@@ -7,6 +7,7 @@ In each round, on the same servers, one after the other:
 
 - ingest: messages wait in mosquitto (the ingester is stopped with SIGSTOP while they are published), then the clock
   runs from SIGCONT until the ledger has all ticks;
+- two: the same with two ingesters that share the subscription;
 - paho: the same, with paho as the client (`--source paho` or `both`);
 - subscriber: `mosquitto_sub`, a client in C that throws the same messages away, acknowledging each at once;
 - copy: the same rows, already packed, by COPY BINARY into the same table, in transactions of the same size;
@@ -14,7 +15,8 @@ In each round, on the same servers, one after the other:
   unique index (series, time), the usual way to be safe against redelivery; its parameters are ready beforehand.
 
 All commits are synchronous. Broker, database and ingester share the machine, so absolute figures mean little: the
-ratios are the result.
+ratios are the result. `busy` is how much of the machine's CPU time was used while the ingesters ran: near 1, a second
+one could not have got more, whatever the database takes.
 """
 
 import argparse
@@ -36,6 +38,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid4
 
 import numpy as np
+import psutil
 import psycopg
 from blast import blast
 from harness.absence import Absent
@@ -54,6 +57,7 @@ SERIES: Final = 60
 COPY_ROWS: Final = 5_000
 INSERT_SAMPLES: Final = 10_000
 INSERT_LIMIT: Final = 1_500_000
+INGEST: Final[list[str | Path]] = [Path(sys.executable).with_name("cloud-ingest"), "ingest"]
 
 
 class Workload(NamedTuple):
@@ -116,8 +120,19 @@ def generate(work: Workload) -> Data:
     return Data(work, times.astype(np.int64), values, [uuid4() for _ in range(work.devices)])
 
 
-def run_ingest(data: Data, url: str, *, command: Sequence[str | Path], directory: Path) -> float:
-    """Seconds from the moment that the ingester may go on until all is committed."""
+def run_ingest(
+    data: Data,
+    url: str,
+    *,
+    command: Sequence[str | Path],
+    directory: Path,
+    ingesters: int = 1,
+    busy: list[float] | None = None,
+) -> float:
+    """Seconds from the moment that the ingesters may go on until all is committed.
+
+    The share of the machine's CPU time that was used meanwhile is added to `busy`.
+    """
     broker = Mosquitto(directory / f"broker-{uuid4().hex[:8]}", extra_config="max_queued_messages 0\n")
     broker.start()
     environ = {
@@ -126,11 +141,13 @@ def run_ingest(data: Data, url: str, *, command: Sequence[str | Path], directory
         "CLOUD_INGEST_BROKER__PORT": str(broker.port),
         "CLOUD_INGEST_BROKER__KEEPALIVE_SECONDS": "600",
     }
-    ingester = Process(command, environ, log=directory / f"ingest-{uuid4().hex[:8]}.log")
+    members = [Process(command, environ, log=directory / f"ingest-{uuid4().hex[:8]}.log") for _ in range(ingesters)]
     try:
-        ingester.start()
-        until(lambda: "connected to the broker" in ingester.output(), 30, "the ingester's subscription")
-        os.kill(ingester.pid, signal.SIGSTOP)
+        for member in members:
+            member.start()
+        for member in members:
+            until(lambda: "connected to the broker" in member.output(), 30, "the ingester's subscription")  # noqa: B023
+            os.kill(member.pid, signal.SIGSTOP)
         blast(broker.host, broker.port, data.messages())
         wanted = data.workload.messages * data.workload.ticks
         with psycopg.connect(url, autocommit=True) as connection:
@@ -139,12 +156,18 @@ def run_ingest(data: Data, url: str, *, command: Sequence[str | Path], directory
                 row = connection.execute("select sum(ticks) from telemetry.stream").fetchone()
                 return row is not None and row[0] == wanted
 
+            psutil.cpu_percent()
             started = time.perf_counter()
-            os.kill(ingester.pid, signal.SIGCONT)
+            for member in members:
+                os.kill(member.pid, signal.SIGCONT)
             until(committed, 600, f"{wanted} ticks in the ledger")
-            return time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            if busy is not None:
+                busy.append(psutil.cpu_percent() / 100)
+            return seconds
     finally:
-        ingester.close()
+        for member in members:
+            member.close()
         broker.close()
 
 
@@ -217,7 +240,7 @@ def run_insert(data: Data, url: str, *, hypertable: bool) -> float:
 def ingesters(sources: str) -> dict[str, list[str | Path]]:
     """The programs to measure by name."""
     commands: dict[str, list[str | Path]] = {
-        "ingest": [Path(sys.executable).with_name("cloud-ingest"), "ingest"],
+        "ingest": INGEST,
         "paho": [sys.executable, Path(__file__).with_name("ingest_with_paho.py")],
     }
     wanted = {"mqtt5": ["ingest"], "paho": ["paho"], "both": ["ingest", "paho"]}[sources]
@@ -229,10 +252,18 @@ def measure(
 ) -> dict[str, list[float]]:
     """Samples a second of each way, a figure a round; the order of the ways changes from round to round."""
     rates: dict[str, list[float]] = {}
+    busy: dict[str, list[float]] = {name: [] for name in (*commands, "two")}
     for _ in range(repeat):
         data = generate(work)
         ways: list[tuple[str, Callable[[str], float]]] = [
-            *((name, partial(run_ingest, data, command=it, directory=directory)) for name, it in commands.items()),
+            *(
+                (name, partial(run_ingest, data, command=it, directory=directory, busy=busy[name]))
+                for name, it in commands.items()
+            ),
+            (
+                "two",
+                partial(run_ingest, data, command=INGEST, directory=directory, ingesters=2, busy=busy["two"]),
+            ),
             ("subscriber", lambda _: run_subscriber(data, directory=directory)),  # noqa: B023 - called in this round
             ("copy", partial(run_copy, data)),
             ("insert", partial(run_insert, data, hypertable=server.kind == "timescaledb")),
@@ -243,6 +274,8 @@ def measure(
                 migrate(url)
                 rates.setdefault(name, []).append(work.samples / way(url))
                 print(f"  {work.name:8} {name:10} {rates[name][-1]:12,.0f} samples/s", file=sys.stderr)
+    for name, shares in busy.items():
+        print(f"  {work.name:8} {name:10} {statistics.median(shares):12.0%} of the CPU time used", file=sys.stderr)
     return rates
 
 
@@ -288,12 +321,14 @@ def main() -> None:
         parser.exit(1, f"can't measure on {options.server}: {absent}\n")
     finally:
         server.close()
-    print(f"{'mode':8} {'ingester':8} {'samples/s':>12} {'x insert':>9} {'x copy':>7} {'x subscriber':>13}")
+    print(
+        f"{'mode':8} {'ingester':8} {'samples/s':>12} {'x insert':>9} {'x copy':>7} {'x subscriber':>13} {'x two':>7}"
+    )
     for result in results:
         name, ratio = result["ingester"], result["ratio_to"]
         print(
             f"{result['mode']:8} {name:8} {result['samples_per_second'][name]:12,} {ratio['insert']:9.1f}"
-            f" {ratio['copy']:7.2f} {ratio['subscriber']:13.2f}"
+            f" {ratio['copy']:7.2f} {ratio['subscriber']:13.2f} {ratio['two']:7.2f}"
         )
     if options.json:
         machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
