@@ -15,6 +15,9 @@ from edge_agent import log as log_setup
 from edge_agent import status_server
 from edge_agent.collection import Collection
 from edge_agent.config import Config
+from edge_agent.desired.control import DesiredControl
+from edge_agent.desired.file import DesiredFile
+from edge_agent.desired.overlay import overlaid
 from edge_agent.errors import ConfigError
 from edge_agent.latest import Latest
 from edge_agent.local_http import LocalServer
@@ -26,6 +29,8 @@ from edge_agent.reload import change
 from edge_agent.sdnotify import Notifier
 from edge_agent.status_server import Facts
 from edge_agent.write_behind import WriteBehindOutbox
+from telemetry_contract.desired import DesiredConfig
+from telemetry_contract.payload import DesiredState
 
 # CPU usage is measured over a span, and a single tick has none before it.
 _SPAN_SECONDS: Final = 0.25
@@ -81,10 +86,12 @@ class Agent:
 
     def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
         """Raises OutboxError and ConfigError, and then leaves nothing open."""
-        self._config = config
         self._reread = reread
-        self._identity = identity(config)
         self._orders = Orders()
+        file = DesiredFile(config.outbox.path, config.device, config.site)
+        self._desired = DesiredControl(config.desired, file, self._orders.wake)
+        self._own = config  # as it is written; `_config` is what holds, with what is desired over it
+        self._config = self._with_desired(config)
         self._latest = Latest()
         self._began = time.monotonic()
         self._failed = False
@@ -92,9 +99,12 @@ class Agent:
         with ExitStack() as built:
             outbox = open_outbox(config)
             built.callback(outbox.close)
-            self._collection = Collection(config, self._take)
+            self._collection = self._collecting()
+            self._identity = identity(self._config, self._desired.report)
             self._server = self._listening(config)
-            self._publisher = Publisher(config, outbox, self._identity, on_failure=self._fail)
+            self._publisher = Publisher(
+                config, outbox, self._identity, on_failure=self._fail, on_config=self._desired.hear
+            )
             built.pop_all()
 
     def run(self) -> int:
@@ -129,6 +139,7 @@ class Agent:
             site=self._config.site,
             identity=self._identity,
             needs_restart=self._needs_restart,
+            ignored_configs=self._desired.ignored,
             labels=self._config.labels,
             uptime_seconds=time.monotonic() - self._began,
             outbox_max_bytes=self._config.outbox.max_bytes,
@@ -162,7 +173,8 @@ class Agent:
         period = _CHECK_SECONDS if notifier.watchdog_seconds is None else notifier.watchdog_seconds / 4
         grace = _GRACE_SECONDS if notifier.watchdog_seconds is None else notifier.watchdog_seconds / 2
         hanging: str | None = None
-        while not self._orders.wait(period):
+        while not self._orders.wait(self._wait_seconds(period)):
+            self._follow_desired()
             if self._orders.take_reload():
                 notifier.reloading()
                 self._reload()
@@ -176,15 +188,68 @@ class Agent:
                 log.info("works again")
             hanging = found
 
+    def _wait_seconds(self, period: float) -> float:
+        deadline = self._desired.deadline
+        return period if deadline is None else min(period, max(0.0, deadline - time.monotonic()))
+
+    def _follow_desired(self) -> None:
+        """Goes on with what the cloud wants, where that has changed."""
+        try:
+            changed = self._desired.turn(time.monotonic(), self._apply_desired)
+        except ConfigError as exc:
+            log.critical("this device's own configuration can't be gone back to: %s", exc)
+            self._fail()
+            return
+        if changed:
+            self._identify()
+
+    def _apply_desired(self, desired: DesiredConfig | None, proved: Callable[[], None]) -> None:
+        """See `Apply`."""
+
+        def begin() -> None:
+            self._latest.clear()
+            self._publisher.prove(proved)
+
+        wanted = overlaid(self._own, desired)
+        if change(self._config, wanted).collection:
+            self._collection.replace(wanted, before_start=begin)
+        else:
+            begin()
+        self._config = wanted
+
+    def _with_desired(self, own: Config) -> Config:
+        """What holds with what is desired, which ends where it does not fit."""
+        try:
+            return overlaid(own, self._desired.in_effect)
+        except ConfigError as exc:
+            self._desired.refuse(str(exc))
+            return self._with_desired(own)
+
+    def _collecting(self) -> Collection:
+        """Collects as both say; as the device's own does where building it shows that what is desired can't be."""
+        try:
+            return Collection(self._config, self._take)
+        except ConfigError as exc:
+            if self._desired.in_effect is None:
+                raise
+            self._desired.refuse(str(exc))
+            self._config = self._with_desired(self._own)
+            return self._collecting()
+
+    def _identify(self) -> None:
+        self._identity = identity(self._config, self._desired.report)
+        self._publisher.identify(self._identity)
+
     def _reload(self) -> None:
         """Goes on with the configuration as it is now written; where that can't be used, as before."""
-        before, refused = self._config, ""
+        before, refused = self._own, ""
         try:
             written = before if self._reread is None else self._reread()
             log_setup.configure(written.logging)  # unchanged too: its files may have been moved away
             found = change(before, written)
-            if found.collection:
-                self._collection.replace(found.effective, before_start=self._latest.clear)
+            effective = self._with_desired(found.effective)
+            if change(self._config, effective).collection:
+                self._collection.replace(effective, before_start=self._latest.clear)
         except ConfigError as exc:
             refused = str(exc)
         if refused:
@@ -193,9 +258,9 @@ class Agent:
             for problem in refused.splitlines():
                 log.error("the configuration is not reloaded: %s", problem)
             return
-        self._config, self._identity = found.effective, identity(found.effective)
+        self._own, self._config = found.effective, effective
         self._needs_restart = found.needs_restart
-        self._publisher.identify(self._identity)
+        self._identify()
         log.info("the configuration is reloaded")
         if found.needs_restart:
             log.warning("what changed in %s needs a restart", ", ".join(found.needs_restart))
@@ -226,10 +291,10 @@ def open_outbox(config: Config) -> Outbox:
     )
 
 
-def identity(config: Config) -> Identity:
-    """What the status message says of this boot and this configuration."""
+def identity(config: Config, desired: DesiredState | None = None) -> Identity:
+    """What the status message says of this boot and this configuration, and of what is desired of it."""
     digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
-    return Identity(boot_id=boot_id(_BOOT_ID), config_hash=digest[:16])
+    return Identity(boot_id=boot_id(_BOOT_ID), config_hash=digest[:16], desired=desired)
 
 
 def boot_id(file: Path) -> str:

@@ -550,6 +550,13 @@ class Status(_Section):
         return values
 
 
+class Desired(_Section):
+    """Whether the cloud may change a part of the configuration, and how long a change has to prove itself."""
+
+    enabled: bool = True
+    confirm_within_seconds: Annotated[Seconds, Field(ge=1, le=86_400)] = 300.0
+
+
 class Logging(_Section):
     """What is logged, how, and where."""
 
@@ -577,6 +584,7 @@ class Config(_Section):
     outbox: Outbox = Field(default_factory=Outbox)
     delivery: Delivery = Delivery()
     status: Status = Status()
+    desired: Desired = Desired()
     logging: Logging = Logging()
 
 
@@ -600,6 +608,24 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Config:
     if problems:
         raise ConfigError("\n".join(problems))
     return config
+
+
+def changed(config: Config, values: Mapping[KeyPath, Any]) -> Config:
+    """The configuration with other values at these paths, validated as a file is.
+
+    Raises ConfigError with one line for each problem.
+    """
+    dumped: Any = config.model_dump()
+    for path, value in values.items():
+        section = dumped
+        for part in path[:-1]:
+            section = section.setdefault(part, {}) if isinstance(part, str) else section[part]
+        section[path[-1]] = value
+    try:
+        return Config.model_validate(dumped)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False)
+        raise ConfigError("\n".join(_sentence(error, Source()) for error in errors)) from None
 
 
 def leaves(section: type[BaseModel], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

@@ -90,7 +90,7 @@ class Link:
     """A connection to the broker, and after it the next, with full-jitter pauses between attempts.
 
     `listener` is called with each event in the link's thread: it must return at once and not raise. All methods may
-    be called from any thread.
+    be called from any thread. `subscriptions` are made with QoS 0, those `at_least_once` with 1.
     """
 
     def __init__(
@@ -100,13 +100,14 @@ class Link:
         client_id: str,
         will: Will | None = None,
         subscriptions: Sequence[str],
+        at_least_once: Sequence[str] = (),
         listener: Callable[[Event], None],
         pause: Callable[[float], float] = full_jitter,
     ) -> None:
         self._broker = broker
         self._client_id = client_id
         self._will = will
-        self._subscriptions = list(subscriptions)
+        self._subscriptions = [*((topic, 0) for topic in subscriptions), *((topic, 1) for topic in at_least_once)]
         self._listener = listener
         self._pause = pause
         self._address = f"{broker.host}:{broker.port}"
@@ -284,7 +285,7 @@ class Link:
             return
         log.info("connected to the broker at %s", self._address)
         self._told.clear()
-        client.subscribe([(topic, 0) for topic in self._subscriptions])
+        client.subscribe(self._subscriptions)
         self._ready = (self._connection, client)
         self._listener(
             Connected(
@@ -297,7 +298,7 @@ class Link:
     def _on_subscribe(
         self, _client: paho.Client, _userdata: object, _packet_id: int, reasons: list[ReasonCode], _properties: object
     ) -> None:
-        for topic, reason in zip(self._subscriptions, reasons, strict=False):
+        for (topic, _), reason in zip(self._subscriptions, reasons, strict=False):
             if reason.is_failure:
                 log.error("the broker at %s refused the subscription to %s: %s", self._address, topic, reason)
 

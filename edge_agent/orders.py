@@ -34,8 +34,12 @@ class Orders:
         self._reloading = True
         self._wake.set()
 
+    def wake(self) -> None:
+        """End a wait, without an order."""
+        self._wake.set()
+
     def wait(self, timeout_seconds: float) -> bool:
-        """Wait for an order, or until the time is over; whether to stop."""
+        """Wait for an order or a `wake`, or until the time is over; whether to stop."""
         self._wake.wait(timeout_seconds)
         if not self._stopping:
             self._wake.clear()

@@ -25,7 +25,7 @@ from edge_agent.reading import Reading
 from edge_agent.window import Lane, Limits, Range, Window
 from telemetry_contract.codec import Encoded, decode_ack, encode
 from telemetry_contract.errors import PayloadError
-from telemetry_contract.payload import VERSION, CommitAck, Status
+from telemetry_contract.payload import VERSION, CommitAck, DesiredState, Status
 from telemetry_contract.topics import Kind, Topic
 from telemetry_contract.version import __version__
 
@@ -49,6 +49,15 @@ class Identity:
 
     boot_id: str
     config_hash: str
+    desired: DesiredState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """Wanted: that a tick from `first` on is confirmed. `first` is known once what came before is counted."""
+
+    proved: Callable[[], None]
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +68,24 @@ class _Stop:
 class Publisher:
     """Delivers what is appended, the present first, until it is confirmed.
 
-    `append`, `depth`, `report`, `identify`, `stalled` and `stop` may be called from any thread. Should its thread end
-    by an error of this program, it calls `on_failure`.
+    `append`, `depth`, `report`, `identify`, `prove`, `stalled` and `stop` may be called from any thread. Should its
+    thread end by an error of this program, it calls `on_failure`.
     """
 
     def __init__(
-        self, config: Config, outbox: Outbox, identity: Identity, on_failure: Callable[[], None] = lambda: None
+        self,
+        config: Config,
+        outbox: Outbox,
+        identity: Identity,
+        on_failure: Callable[[], None] = lambda: None,
+        on_config: Callable[[bytes], None] = lambda _: None,
     ) -> None:
+        """`on_config` is called in its thread with each payload of the topic of the desired configuration."""
         self._config = config
         self._outbox = outbox
         self._identity = identity
         self._on_failure = on_failure
+        self._on_config = on_config
         self._by_broker = config.delivery.confirm == "broker"
         self._window = Window(
             Limits(
@@ -81,12 +97,13 @@ class Publisher:
             )
         )
         self._intake = Intake()
-        self._queue: SimpleQueue[Reading | Event | Identity | _Stop] = SimpleQueue()
+        self._queue: SimpleQueue[Reading | Event | Identity | _Proof | _Stop] = SimpleQueue()
         self._link = Link(
             config.broker,
             client_id=f"edge-{config.device}",
             will=self._will(),
             subscriptions=[self._topic(Kind.ACK)],
+            at_least_once=[self._topic(Kind.CONFIG)],
             listener=self._hear,
         )
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
@@ -101,6 +118,7 @@ class Publisher:
         self._taken = 0
         self._highest_sent = 0
         self._ack: CommitAck | None = None
+        self._proof: _Proof | None = None
         self._confirmed: list[int] = []
         self._unsettled: list[Range] = []  # settled, and not deleted yet
         self._status_due = 0.0
@@ -141,6 +159,13 @@ class Publisher:
         """What the status message says from now on; it is published at once."""
         self._queue.put(identity)
 
+    def prove(self, proved: Callable[[], None]) -> None:
+        """Have `proved` called, in its thread, once a reading is confirmed that is appended after this; only once.
+
+        A later call takes the place of an earlier one.
+        """
+        self._queue.put(_Proof(proved))
+
     def stop(self, grace_seconds: float = 2.0) -> None:
         """Delivers what it can in the grace time, says goodbye, and closes link and outbox.
 
@@ -171,16 +196,16 @@ class Publisher:
         finally:
             self._close_outbox()
 
-    def _next(self, timeout_seconds: float) -> list[Reading | Event | Identity | _Stop]:
+    def _next(self, timeout_seconds: float) -> list[Reading | Event | Identity | _Proof | _Stop]:
         """What has arrived, after waiting for it at most so long."""
-        arrived: list[Reading | Event | Identity | _Stop] = []
+        arrived: list[Reading | Event | Identity | _Proof | _Stop] = []
         with contextlib.suppress(Empty):
             arrived.append(self._queue.get(timeout=timeout_seconds))
             while len(arrived) < _MAX_ARRIVED:
                 arrived.append(self._queue.get_nowait())
         return arrived
 
-    def _turn(self, arrived: Sequence[Reading | Event | Identity | _Stop]) -> None:
+    def _turn(self, arrived: Sequence[Reading | Event | Identity | _Proof | _Stop]) -> None:
         """One round: listen, store, maintain, send."""
         self._listen(arrived)
         self._guarded(self._work)
@@ -218,7 +243,7 @@ class Publisher:
             self._publish_status(online=True)
         self._send_all(now)
 
-    def _listen(self, arrived: Sequence[Reading | Event | Identity | _Stop]) -> None:
+    def _listen(self, arrived: Sequence[Reading | Event | Identity | _Proof | _Stop]) -> None:
         """Notes what has arrived, in order, and touches no disk, so that nothing of it is lost to an error there."""
         for event in arrived:
             match event:
@@ -235,10 +260,12 @@ class Publisher:
                 case Acknowledged():
                     self._confirmed += self._acknowledged(event)
                 case Received():
-                    self._ack = self._decoded(event) or self._ack
+                    self._received(event)
                 case Identity():
                     self._identity = event
                     self._status_due = 0.0
+                case _Proof():
+                    self._proof = replace(event, first=self._outbox.next_seq + self._intake.waiting)
                 case _Stop():
                     self._stop_at = time.monotonic() + event.grace_seconds
 
@@ -279,6 +306,12 @@ class Publisher:
             log.warning("the broker refused a message: %s; trying again", event.failure)
         self._window.refused(now, message_id, for_its_content=str(event.failure) in _FOR_ITS_CONTENT)
         return []
+
+    def _received(self, event: Received) -> None:
+        if event.topic == self._topic(Kind.CONFIG):
+            self._on_config(event.payload)
+        else:
+            self._ack = self._decoded(event) or self._ack
 
     def _decoded(self, event: Received) -> CommitAck | None:
         """The commit ack in a message, if it is one for this stream."""
@@ -324,6 +357,9 @@ class Publisher:
                 self._unsettled = list(ranges)  # acks are cumulative
         self._counts.ticks_confirmed += deleted
         self._window.confirmed(time.monotonic(), ranges, deleted=deleted)
+        if self._proof is not None and ranges and ranges[-1][1] >= self._proof.first:
+            self._proof.proved()
+            self._proof = None
 
     def _maintain(self, now: float) -> None:
         if self._unsettled:
@@ -431,6 +467,7 @@ class Publisher:
             reason=None if online else "stopped",
             outbox=self._outbox.state(),
             config_hash=self._identity.config_hash,
+            desired=self._identity.desired,
         )
 
     def _reported(self) -> DeliveryReport:
@@ -470,6 +507,8 @@ class Publisher:
 
     def _begin_stream(self) -> None:
         self._ack = None
+        if self._proof is not None:
+            self._proof = replace(self._proof, first=self._outbox.next_seq + self._intake.waiting)
         self._unsettled = []
         self._highest_sent = 0
         self._window.reset()

@@ -38,6 +38,7 @@ class Facts:
     site: str
     identity: Identity
     needs_restart: tuple[str, ...]
+    ignored_configs: int
     labels: Mapping[str, str]
     uptime_seconds: float
     outbox_max_bytes: int
@@ -87,6 +88,8 @@ def _status(facts: Facts) -> Response:
         "agent_version": __version__,
         "boot_id": facts.identity.boot_id,
         "config": {"hash": facts.identity.config_hash, "needs_restart": facts.needs_restart},
+        "desired": facts.identity.desired,
+        "ignored_configs": facts.ignored_configs,
         "uptime_seconds": round(facts.uptime_seconds, 3),
         "healthy": not facts.problems,
         "problems": facts.problems,
@@ -123,6 +126,7 @@ AGENT_METRICS: Final = {
         _metric("agent_refused_messages_total", "Messages that the broker refused."),
         _metric("agent_commit_acks_total", "Commit acks for this stream that were received."),
         _metric("agent_ignored_acks_total", "Messages on the ack topic that are no commit ack."),
+        _metric("agent_ignored_configs_total", "Messages on the config topic that are no desired configuration."),
     )
 }
 
@@ -150,6 +154,7 @@ def _own_values(facts: Facts) -> Iterator[tuple[str, float]]:
     yield "agent_refused_messages_total", counts.refused_messages
     yield "agent_commit_acks_total", counts.commit_acks
     yield "agent_ignored_acks_total", counts.ignored_acks
+    yield "agent_ignored_configs_total", facts.ignored_configs
     yield "agent_uptime_seconds", facts.uptime_seconds
     for name, of_collector in facts.collectors.items():
         failures = of_collector.failures + of_collector.overruns

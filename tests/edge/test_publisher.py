@@ -107,6 +107,30 @@ def test_a_tick_is_delivered_and_leaves_the_outbox_with_its_commit_ack(edge: Edg
     edge.wait_delivered()
 
 
+def test_only_a_tick_that_was_measured_afterwards_is_a_proof(edge: Edge, cloud: Committer) -> None:
+    proofs: list[str] = []
+    cloud.acknowledging = False
+    edge.start()
+    edge.measure(3)
+    until(lambda: set(cloud.seqs) == {1, 2, 3}, 20, "the ticks of before")
+    stream = cloud.arrivals[0].message.stream
+    assert edge.publisher is not None
+    edge.publisher.prove(lambda: proofs.append("replaced"))
+    edge.publisher.prove(lambda: proofs.append("proved"))
+    edge.measure()
+    until(lambda: 4 in cloud.seqs, 20, "the tick of after")
+    cloud.acknowledge(stream, [(1, 3)])
+    until(lambda: edge.depth == 1, 20, "those of before to be confirmed")
+    assert proofs == []
+    cloud.acknowledge(stream, [(1, 4)])
+    until(lambda: proofs == ["proved"], 20, "the proof")
+    edge.measure()
+    until(lambda: 5 in cloud.seqs, 20, "one more")
+    cloud.acknowledge(stream, [(1, 5)])
+    edge.wait_delivered()
+    assert proofs == ["proved"]
+
+
 def test_every_tick_is_delivered_in_order_while_all_is_well(edge: Edge, cloud: Committer) -> None:
     edge.start()
     for number in range(1, 51):

@@ -22,7 +22,7 @@ from edge_agent.reading import Reading
 from edge_agent.statistics import CollectorCounts
 from edge_agent.status_server import AGENT_METRICS, Facts, answer
 from telemetry_contract.metrics import CATALOGUE
-from telemetry_contract.payload import OutboxState
+from telemetry_contract.payload import DesiredState, OutboxState
 from telemetry_contract.series import SeriesKey
 from telemetry_contract.version import __version__
 
@@ -31,8 +31,9 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "edge.md"
 WELL = Facts(
     device="pump",
     site="plant",
-    identity=Identity(boot_id="boot", config_hash="abc"),
+    identity=Identity(boot_id="boot", config_hash="abc", desired=DesiredState(state="applied", version=3, in_effect=3)),
     needs_restart=(),
+    ignored_configs=5,
     labels={},
     uptime_seconds=12.5,
     outbox_max_bytes=1_000_000,
@@ -91,6 +92,7 @@ def test_metrics_are_those_of_the_collectors_and_of_the_agent() -> None:
         "agent_refused_messages_total": 0,
         "agent_commit_acks_total": 8,
         "agent_ignored_acks_total": 6,
+        "agent_ignored_configs_total": 5,
         "agent_uptime_seconds": 12.5,
         'agent_collector_failures_total{collector="cpu"}': 3,
     }
@@ -146,6 +148,8 @@ def test_status_is_json() -> None:
         "agent_version": __version__,
         "boot_id": "boot",
         "config": {"hash": "abc", "needs_restart": ["broker"]},
+        "desired": {"state": "applied", "version": 3, "in_effect": 3},
+        "ignored_configs": 5,
         "uptime_seconds": 12.5,
         "healthy": True,
         "problems": [],

@@ -71,6 +71,10 @@ class Committer:
         """Sends anything on the ack topic."""
         self._client.publish(str(topic or Topic("plant", "pump", Kind.ACK)), payload)
 
+    def desire(self, payload: bytes) -> None:
+        """Sends anything on the config topic, retained."""
+        self._client.publish(str(Topic("plant", "pump", Kind.CONFIG)), payload, qos=1, retain=True)
+
     def wait_for(self, count: int, timeout: float = 20.0) -> list[Arrival]:
         """The arrivals once there are so many."""
         until(lambda: len(self.arrivals) >= count, timeout, f"{count} messages")
