@@ -3,6 +3,8 @@
 CloudError
  +- ConfigError            stop, exit code 2: a person must change the configuration
  +- StoreError
+     +- Conflict               refuse: what is asked contradicts what is stored; a person must ask for something else
+         +- Outdated               it was changed meanwhile: look at it again
      +- StoreUnavailable       retry: the database is away, busy, or ended the connection
      +- DataRejected           reject: the database refused this data and would again; bisect the batch to find it
      +- SchemaNotReady         stop: run `cloud-ingest migrate`
@@ -28,6 +30,14 @@ class ConfigError(CloudError):
 
 class StoreError(CloudError):
     """The database did not do what it was asked."""
+
+
+class Conflict(StoreError):
+    """What is asked contradicts what is stored."""
+
+
+class Outdated(Conflict):
+    """What is to be changed is not any more what the caller saw."""
 
 
 class StoreUnavailable(StoreError):

@@ -7,7 +7,21 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp
 
-from cloud_ingest.api import current, devices, gaps, health, history, metrics, pages, problems, statistics
+from cloud_ingest.api import (
+    current,
+    devices,
+    explanation,
+    gaps,
+    health,
+    history,
+    locations,
+    metrics,
+    pages,
+    places,
+    problems,
+    statistics,
+    thresholds,
+)
 from cloud_ingest.api.heads import HeadAsGet
 from cloud_ingest.api.hosts import LoopbackHosts
 from cloud_ingest.config import Config
@@ -15,8 +29,8 @@ from cloud_ingest.store.pool import ReadPool
 from telemetry_contract.version import __version__
 
 _DESCRIPTION: Final = (
-    "Reads the telemetry that edge devices sent. Times are RFC 3339, UTC, with milliseconds. Errors are"
-    " application/problem+json and name the parameter. Unknown parameters are refused."
+    "Reads the telemetry that edge devices sent, and keeps what people say of it. Times are RFC 3339, UTC, with"
+    " milliseconds. Errors are application/problem+json and name the parameter. Unknown parameters are refused."
 )
 
 
@@ -31,6 +45,10 @@ def create_app(config: Config, pool: ReadPool) -> ASGIApp:
     app.include_router(current.router(pool, timedelta(hours=config.retention.raw_hours)))
     app.include_router(history.router(pool))
     app.include_router(metrics.router(pool))
+    app.include_router(explanation.router(pool))  # before the addresses of single thresholds
+    app.include_router(thresholds.router(pool))
+    app.include_router(locations.router(pool))
+    app.include_router(places.router(pool))
     app.include_router(health.router(pool))
     app.include_router(statistics.router(counts))
     pages.install(app)

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from cloud_ingest.errors import StoreError
+from cloud_ingest.errors import Conflict, Outdated, StoreError
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = 2
@@ -65,6 +65,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(InvalidParameter, _parameter)
     app.add_exception_handler(StoreError, _store)
+    app.add_exception_handler(Conflict, _conflict)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -88,6 +89,11 @@ def _store(_: Request, exc: Exception) -> Response:
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(exc), headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
+def _conflict(_: Request, exc: Exception) -> Response:
+    outdated = isinstance(exc, Outdated)
+    return problem(HTTPStatus.PRECONDITION_FAILED if outdated else HTTPStatus.CONFLICT, str(exc))
+
+
 def _bug(_: Request, __: Exception) -> Response:
     """A defect of this program; the server logs its traceback, the answer says nothing of it."""
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of this program; its log says more")
@@ -99,10 +105,13 @@ def _invalid(errors: list[FieldError]) -> Response:
 
 
 def _field_error(error: Mapping[str, Any]) -> FieldError:
-    location = [str(part) for part in error["loc"][1:]]  # without "query"
-    field = location[0] if location else str(error["loc"][0])
+    source, *location = (str(part) for part in error["loc"])  # where it is from, as in "query"
+    in_body = source == "body"
+    field = (".".join(location) if in_body else location[0]) if location else source
     if error["type"] == "extra_forbidden":
-        return FieldError(field=field, message="is not a parameter of this address")
+        return FieldError(field=field, message="is not known here" if in_body else "is not a parameter of this address")
+    if error["type"] == "json_invalid":
+        return FieldError(field="body", message="must be JSON")
     if error["type"] == "missing":
         return FieldError(field=field, message="is missing")
     message = _ITS_SUBJECT.sub("must ", error["msg"].removeprefix("Value error, "))

@@ -1,4 +1,4 @@
-"""The connections that the API reads with: few, checked before use, read-only, quick to say that there is none."""
+"""The connections of the API: few, checked before use, read-only unless asked, quick to say that there is none."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ STATEMENT_SECONDS: Final = 30
 
 
 class ReadPool:
-    """A pool of read-only connections. `connection()` may be called from any thread between `open` and `close`."""
+    """A pool of connections. `connection()` and `writing()` may be called from any thread while it is entered."""
 
     def __init__(self, url: str, application_name: str) -> None:
         wanted = parameters(application_name)
@@ -69,6 +69,16 @@ class ReadPool:
             if isinstance(exc.__cause__, PoolTimeout):
                 raise StoreUnavailable("the database can't be reached") from exc
             raise
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A connection in a transaction that may write, committed when the block ends.
+
+        Raises as `connection` does, and what the block raises, after which nothing was written.
+        """
+        with self.connection() as connection, connection.transaction():
+            connection.execute("set transaction read write")
+            yield connection
 
     def statistics(self) -> dict[str, Any]:
         """Counts of the pool, as psycopg_pool's `get_stats` names them."""

@@ -72,16 +72,31 @@ def test_every_described_address_answers_as_described(client: httpx2.Client, sto
             "?metric=b_bytes&step=1s&start=-5m",
             "?metric=none",
         ],
+        "/api/v1/thresholds": ["", "?limit=1"],
+        "/api/v1/thresholds/{id}": [""],
+        "/api/v1/thresholds/explain": [f"?device={stored.device}&metric=b_bytes&label.x=1"],
+        "/api/v1/locations": ["", "?below=plant", "?limit=1"],
+        "/api/v1/locations/{path}": [""],
+        "/api/v1/devices/{device}/location": [""],
+        "/api/v1/devices/{device}/sensors": [""],
         "/health": [""],
         "/readiness": [""],
         "/liveness": [""],
     }
     described = set(description["paths"]) - {"/metrics"}  # which is text
     assert described == set(examples)
+    threshold = client.post("/api/v1/thresholds", json={"name": "b", "metric": "b*", "operator": ">", "warning": 1})
+    client.post("/api/v1/locations", json={"path": "plant", "name": "Plant"})
+    sensor = {"metric": "b_bytes", "labels": {"x": "1"}, "location": "plant"}
+    assert client.put(f"/api/v1/devices/{stored.device}/sensors", json=sensor).status_code == 200
+    names = {"{device}": stored.device, "{id}": str(threshold.json()["id"]), "{path}": "plant"}
     for path, queries in examples.items():
         schema = description["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        address = path
+        for placeholder, name in names.items():
+            address = address.replace(placeholder, name)
         for query in queries:
-            validate(ok(client, path.replace("{device}", stored.device) + query), schema, description)
+            validate(ok(client, address + query), schema, description)
     for address in ("/nothing", "/api/v1/metrics/history", "/api/v1/devices?limit=0", "/api/v1/devices/nobody"):
         schema = description["paths"]["/api/v1/devices"]["get"]["responses"]["422"]["content"][
             "application/problem+json"
@@ -326,9 +341,10 @@ def test_an_error_of_the_program_is_a_problem_without_its_inside() -> None:
 def test_every_address_parameter_and_metric_is_documented(client: httpx2.Client) -> None:
     text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
     for path, operations in ok(client, "/openapi.json")["paths"].items():
-        assert f"GET {path}" in text
-        for parameter in operations["get"].get("parameters", []):
-            assert f"`{parameter['name']}`" in text, (path, parameter["name"])
+        for method, operation in operations.items():
+            assert f"{method.upper()} {path}" in text
+            for parameter in operation.get("parameters", []):
+                assert f"`{parameter['name']}`" in text or parameter["in"] == "path", (path, parameter["name"])
     for family in text_string_to_metric_families(client.get("/metrics").text):
         if family.name.startswith("api_") and not family.name.endswith("_created"):
             assert f"`{family.name}" in text, family.name
