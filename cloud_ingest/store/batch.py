@@ -20,6 +20,8 @@ from cloud_ingest.store.readings import COPY_STATEMENT, Floats, Integers, copy_s
 from cloud_ingest.store.rejected import Rejection
 from cloud_ingest.store.rollup.late import Late, Placement, Readings, place
 
+# An ingester that hangs (its machine sleeps, say) in a transaction holds streams that others want; the server ends it.
+_LET_GO: Final = "set idle_in_transaction_session_timeout = '10s'"
 _EXPIRED: Final = "the time of some ticks lies before what any tier still holds"
 
 
@@ -144,6 +146,8 @@ class BatchWriter:
         if self._session is None:
             connection = connect(self._url, "cloud-ingest")
             try:
+                with translated():
+                    connection.execute(_LET_GO)
                 require_current(connection)
                 self._session = _Session(connection, Directory(connection), Placement(connection))
             except BaseException:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from cloud_ingest.errors import DataRejected, SchemaMissing, StoreUnavailable
 from cloud_ingest.message import Message
+from cloud_ingest.store import rejected
 from cloud_ingest.store.batch import BatchWriter, Block
 from cloud_ingest.store.migrate import migrate
 from cloud_ingest.store.partitions import partitions_of
@@ -161,6 +162,75 @@ def test_two_writers_at_once_store_each_tick_once_and_never_deadlock(migrated: s
     assert connection.execute("select distinct received::text, ticks from telemetry.stream").fetchall() == [
         ("{[1,64)}", 63)
     ]
+
+
+def test_crossing_batches_wait_for_each_other_in_one_order(migrated: str, connection: Db) -> None:
+    streams = sorted((uuid4() for _ in range(3)), key=lambda it: it.int)
+    middle = streams[1]
+    with closing(BatchWriter(migrated)) as writer:
+        writer.write([block(it, [1], device=f"d-{it}") for it in streams], [])
+    failures: list[BaseException] = []
+
+    def work(order: list[UUID]) -> None:
+        try:
+            with closing(BatchWriter(migrated)) as writer:
+                writer.write([block(it, [2], device=f"d-{it}") for it in order], [])
+        except BaseException as exc:  # noqa: BLE001 - reported by the test's own thread
+            failures.append(exc)
+
+    threads = [threading.Thread(target=work, args=[order]) for order in (streams, streams[::-1])]
+    blocked = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    with psycopg.connect(migrated) as other:
+        # In the order of the batches each would now get one end, then want the middle, and then the other's end.
+        other.execute("select from telemetry.stream where stream_id = %s for update", [middle])
+        for thread in threads:
+            thread.start()
+        until(lambda: connection.execute(blocked).fetchone() == (2,), 20, "both writers to wait")
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert failures == []
+    assert connection.execute("select distinct received::text, ticks from telemetry.stream").fetchall() == [
+        ("{[1,3)}", 2)
+    ]
+
+
+@pytest.mark.slow
+def test_writer_that_hangs_in_a_transaction_lets_go_of_its_streams(
+    migrated: str, connection: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = uuid4()
+    hangs, goes_on = threading.Event(), threading.Event()
+    park = rejected.park
+    raised: list[BaseException] = []
+
+    def hang_once(connection: Db, rejections: list[Rejection]) -> None:
+        if not hangs.is_set():
+            hangs.set()
+            goes_on.wait(60)
+        park(connection, rejections)
+
+    with closing(BatchWriter(migrated)) as hanging, closing(BatchWriter(migrated)) as other:
+
+        def work() -> None:
+            try:
+                hanging.write([block(stream, [1, 2])], [])
+            except StoreUnavailable as exc:
+                raised.append(exc)
+
+        monkeypatch.setattr(rejected, "park", hang_once)
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            assert hangs.wait(20)
+            assert other.write([block(stream, [1])], []).stored_ticks == 1
+        finally:
+            goes_on.set()
+            thread.join()
+        assert len(raised) == 1
+        outcome = hanging.write([block(stream, [1, 2])], [])
+        assert (outcome.stored_ticks, outcome.duplicate_ticks) == (1, 1)
+    assert len(stored(connection, "pump")) == 2
 
 
 def test_writer_that_waited_for_a_stream_knows_what_the_other_has_committed(

@@ -64,7 +64,7 @@ class Mosquitto:
             f"listener {self.port} {self.host}",
             "allow_anonymous true",
             "persistence false",
-            "log_dest stdout",
+            "log_dest stderr",  # which is not buffered
             "log_type error",
             "log_type warning",
             "log_type notice",

@@ -32,9 +32,16 @@ class Agent:
     """An agent that measures nothing but an `exec` collector counting up, every `interval` seconds."""
 
     def __init__(
-        self, directory: Path, broker: Mosquitto, *, interval: float, delivery: Mapping[str, Any] | None = None
+        self,
+        directory: Path,
+        broker: Mosquitto,
+        *,
+        interval: float,
+        delivery: Mapping[str, Any] | None = None,
+        device: str = "pump",
     ) -> None:
         directory.mkdir(parents=True)
+        self.device = device
         self.outbox = directory / "outbox.db"
         self._directory = directory
         self._broker = broker
@@ -54,7 +61,7 @@ class Agent:
         self._config.write_text(
             yaml.safe_dump(
                 {
-                    "device": "pump",
+                    "device": self.device,
                     "site": "plant",
                     "broker": {"host": self._broker.host, "port": self._broker.port},
                     "collectors": {
