@@ -32,6 +32,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from cloud_ingest import config_source
 from cloud_ingest.config_source import KeyPath, Settings
 from cloud_ingest.errors import ConfigError
+from cloud_ingest.foreign.settings import ForeignSource, Identifier
 from telemetry_contract.series import LABEL_PATTERN, METRIC_PATTERN
 
 _MAX_PORT: Final = 65_535
@@ -49,6 +50,8 @@ _PLAIN_WORDS: Final = {
     "float_parsing": "must be a number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
+    "union_tag_invalid": "has a format that is not known: it must be influx or json",
+    "union_tag_not_found": "has no format: it must be influx or json",
 }
 
 
@@ -288,6 +291,7 @@ class Config(_Section):
     database_url: Annotated[SecretStr, BeforeValidator(_check_database_url)]
     broker: Broker = Broker()
     ingest: Ingest = Ingest()
+    sources: dict[Identifier, ForeignSource] = {}
     retention: Retention = Retention()
     derived: Derived = Derived()
     worker: Worker = Worker()
@@ -334,6 +338,8 @@ def _problem(error: ErrorDetails, settings: Settings) -> str:
 
 def _written_path(location: tuple[int | str, ...]) -> KeyPath:
     """The keys of `location` as a person writes them, without the names of alternatives that pydantic adds."""
+    if location[:1] == ("sources",):  # by name, each of a kind that its format tells
+        return tuple(map(str, (*location[:2], *location[3:])))
     path: KeyPath = ()
     section: Any = Config
     for part in location:

@@ -5,8 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One published message. `content_type` is MQTT 5's; None where there was none."""
+    """One published message.
+
+    `content_type` is MQTT 5's; None where there was none. `retained` where it was kept by the broker since some
+    earlier time, and came because somebody subscribed.
+    """
 
     topic: str
     payload: bytes
     content_type: str | None = None
+    retained: bool = False

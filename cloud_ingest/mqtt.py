@@ -47,8 +47,8 @@ class Token:
 class Connection:
     """Subscribes with QoS 1 and manual acknowledgement, and comes back by itself when the link breaks.
 
-    Sessions end with the connection: our own agents resend until the commit ack, so nothing is stranded in a broker
-    for a client that does not return. All methods may be called from any thread and return at once.
+    Sessions end with the connection, unless `session_expiry_seconds` lets the broker keep what comes while this is
+    away. All methods may be called from any thread and return at once.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Connection:
         receiver: Callable[[Message, Token], None],
         receive_maximum: int = 65_535,
         on_subscribed: Callable[[], None] = lambda: None,
+        session_expiry_seconds: int = 0,
     ) -> None:
         """`receiver` is called in the connection's thread with each message; it must return soon and not raise.
 
@@ -73,6 +74,9 @@ class Connection:
         self._receiver = receiver
         self._receive_maximum = receive_maximum
         self._on_subscribed = on_subscribed
+        self._session_expiry_seconds = (
+            session_expiry_seconds  # a broker of 3.1.1 keeps a session for as long as it likes
+        )
         self._new_client()  # so that unreadable files are found now
         # Shared with other threads: the commands (a deque, whose ends are atomic) and the events.
         self._commands: deque[Callable[[paho.Client], object]] = deque()
@@ -97,7 +101,9 @@ class Connection:
                 if token.client is client and token.packet_id:  # a message with QoS 0 has none
                     client.ack(token.packet_id, 1)
 
-        self._do(send)
+        # Whether subscribed or not: a session that goes on brings messages before the subscription is confirmed
+        self._commands.append(send)
+        self._wake()
 
     def publish(self, topic: str, payload: bytes, content_type: str) -> None:
         """Publishes with QoS 0; dropped where there is no connection."""
@@ -193,7 +199,7 @@ class Connection:
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
-            clean_session=None if version_5 else True,
+            clean_session=None if version_5 else self._session_expiry_seconds == 0,
             protocol=MQTTProtocolVersion.MQTTv5 if version_5 else MQTTProtocolVersion.MQTTv311,
             manual_ack=True,
         )
@@ -215,8 +221,8 @@ class Connection:
             return {}
         properties = Properties(PacketTypes.CONNECT)
         properties.ReceiveMaximum = self._receive_maximum
-        properties.SessionExpiryInterval = 0
-        return {"clean_start": True, "properties": properties}
+        properties.SessionExpiryInterval = self._session_expiry_seconds
+        return {"clean_start": self._session_expiry_seconds == 0, "properties": properties}
 
     def _on_connect(
         self, client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
@@ -257,7 +263,7 @@ class Connection:
             topic = message.topic
         except UnicodeDecodeError:
             topic = repr(message._topic)  # noqa: SLF001 - the only way to the bytes of a topic that is not UTF-8
-        self._receiver(Message(topic, bytes(message.payload), content_type), Token(client, message.mid))
+        self._receiver(Message(topic, bytes(message.payload), content_type, message.retain), Token(client, message.mid))
 
     def _report_down(self, why: str) -> None:
         """One line a change of state, not one an attempt."""

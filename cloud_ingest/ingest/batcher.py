@@ -18,16 +18,19 @@ class Batch:
     ticks: int = 0
     bytes: int = 0
 
-    def add(self, received: Received, content: Sequence[Block] | Rejection) -> None:
+    def add(self, received: Received, content: Sequence[Block | Rejection] | Rejection) -> None:
         """Takes in a message as it was decoded."""
         self.received.append(received)
         self.bytes += len(received.message.payload)
         if isinstance(content, Rejection):
             self.rejections.append(content)
         else:
-            for block in content:
-                self.blocks.append(block)
-                self.ticks += len(block.seqs)
+            for part in content:
+                if isinstance(part, Rejection):
+                    self.rejections.append(part)
+                else:
+                    self.blocks.append(part)
+                    self.ticks += len(part.seqs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Final, Protocol
 
@@ -12,7 +13,8 @@ from cloud_ingest.config import Config
 from cloud_ingest.derived.feels_like import feels_like
 from cloud_ingest.errors import ConfigError
 from cloud_ingest.ingest.batcher import Cut
-from cloud_ingest.ingest.decode import Limits
+from cloud_ingest.ingest.decode import Limits, decode
+from cloud_ingest.ingest.foreign import ForeignIngest
 from cloud_ingest.ingest.lanes import Lanes
 from cloud_ingest.ingest.metrics import IngestMetrics
 from cloud_ingest.ingest.mqtt_source import MqttSource
@@ -51,21 +53,23 @@ def run(config: Config, stop: threading.Event, make_source: Callable[[Config], B
     metrics = IngestMetrics()
     source = make_source(config)
     metrics.broker_up.set_function(lambda: float(source.is_connected))
+    limits = Limits(
+        max_message_bytes=config.ingest.max_message_bytes,
+        max_decompressed_bytes=config.ingest.max_decompressed_bytes,
+        max_future_ms=config.ingest.max_future_seconds * 1000,
+        max_age_ms=config.retention.tiers_ms[-1],
+    )
+    cut = Cut(
+        max_ticks=config.ingest.batch_rows,
+        max_messages=max(1, config.ingest.receive_maximum // 2),
+        max_bytes=_MAX_BATCH_BYTES,
+        max_age_seconds=config.ingest.batch_age_ms / 1000,
+    )
     pipeline = Pipeline(
         source,
         BatchWriter(config.database_url.get_secret_value(), feels_like(config.derived.feels_like)),
-        cut=Cut(
-            max_ticks=config.ingest.batch_rows,
-            max_messages=max(1, config.ingest.receive_maximum // 2),
-            max_bytes=_MAX_BATCH_BYTES,
-            max_age_seconds=config.ingest.batch_age_ms / 1000,
-        ),
-        limits=Limits(
-            max_message_bytes=config.ingest.max_message_bytes,
-            max_decompressed_bytes=config.ingest.max_decompressed_bytes,
-            max_future_ms=config.ingest.max_future_seconds * 1000,
-            max_age_ms=config.retention.tiers_ms[-1],
-        ),
+        cut=cut,
+        decode=lambda message, now_ms: decode(message, limits, now_ms),
         ack_interval=config.ingest.ack_interval_seconds,
         metrics=metrics,
     )
@@ -77,5 +81,13 @@ def run(config: Config, stop: threading.Event, make_source: Callable[[Config], B
                 raise ConfigError(f"ingest.metrics_listen {listen}: {exc.strerror}") from exc
             cleanup.callback(server.server_close)
             cleanup.callback(server.shutdown)
-        pipeline.run(stop)
+        others = [ForeignIngest(name, config, cut, metrics) for name in config.sources]
+        with ThreadPoolExecutor(max(1, len(others)), "source") as threads:
+            running = [threads.submit(each.run, stop) for each in others]
+            try:
+                pipeline.run(stop)
+            finally:
+                stop.set()
+        for each in running:
+            each.result()
     return 0

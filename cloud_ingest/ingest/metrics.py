@@ -35,4 +35,10 @@ class IngestMetrics:
             "ingest_lag_seconds", "Age of the newest reading of the last batch at its commit.", registry=self.registry
         )
         self.database_up = Gauge("ingest_database_up", "1 while batches can be committed.", registry=self.registry)
+        self.source_up = Gauge(
+            "ingest_source_up",
+            "1 while this process is subscribed for the source of other publishers.",
+            ["source"],
+            registry=self.registry,
+        )
         self.broker_up = Gauge("ingest_broker_up", "1 while subscribed.", registry=self.registry)

@@ -5,16 +5,17 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from cloud_ingest.commit_ack import commit_ack
 from cloud_ingest.errors import DataRejected, StoreUnavailable
 from cloud_ingest.ingest.acks import AckSchedule
 from cloud_ingest.ingest.batcher import Batch, Cut
-from cloud_ingest.ingest.decode import Limits, decode
 from cloud_ingest.ingest.metrics import IngestMetrics
 from cloud_ingest.ingest.source import Received, Source
+from cloud_ingest.message import Message
 from cloud_ingest.store.batch import BatchWriter, Block, Outcome
 from cloud_ingest.store.rejected import Rejection
 
@@ -26,6 +27,9 @@ _LEAVE_SECONDS: Final = 5.0
 _DRAIN_SECONDS: Final = 10.0
 _QUIET_SECONDS: Final = 0.2  # without a message for so long, the broker has no more for who has unsubscribed
 _REJECTION_LOG_SECONDS: Final = 10.0
+
+# A message and the time of its arrival in milliseconds -> what of it is to be stored and what to be parked.
+Decoder: TypeAlias = Callable[[Message, int], Sequence[Block | Rejection] | Rejection]
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +59,14 @@ class Pipeline:
         writer: BatchWriter,
         *,
         cut: Cut,
-        limits: Limits,
+        decode: Decoder,
         ack_interval: float,
         metrics: IngestMetrics,
     ) -> None:
         self._source = source
         self._writer = writer
         self._cut = cut
-        self._limits = limits
+        self._decode = decode
         self._acks = AckSchedule(ack_interval)
         self._metrics = metrics
         self._arrived: deque[Received] = deque()
@@ -130,7 +134,7 @@ class Pipeline:
         now_ms = time.time_ns() // 1_000_000
         while self._arrived and not self._cut.is_full(batch):
             received = self._arrived.popleft()
-            batch.add(received, decode(received.message, self._limits, now_ms))
+            batch.add(received, self._decode(received.message, now_ms))
         return was_there
 
     def _hand_over(self, batch: Batch, committer: ThreadPoolExecutor, stop: threading.Event) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import psycopg
 
 from cloud_ingest.message import Message
-from cloud_ingest.store import gaps, ledger, rejected
+from cloud_ingest.store import gaps, ledger, publishers, rejected
+from cloud_ingest.store.content import Candidates
 from cloud_ingest.store.database import Connection, connect, translated
 from cloud_ingest.store.directory import Directory, Keys
 from cloud_ingest.store.migrate import require_current
@@ -19,10 +20,14 @@ from cloud_ingest.store.ranges import Range, contains, runs, runs_of
 from cloud_ingest.store.readings import COPY_STATEMENT, Floats, Integers, copy_stream, pack
 from cloud_ingest.store.rejected import Rejection
 from cloud_ingest.store.rollup.late import Late, Placement, Readings, place
+from cloud_ingest.store.tiers import RAW
 
 # An ingester that hangs (its machine sleeps, say) in a transaction holds streams that others want; the server ends it.
 _LET_GO: Final = "set idle_in_transaction_session_timeout = '10s'"
 _EXPIRED: Final = "the time of some ticks lies before what any tier still holds"
+_NO_LONGER_RAW: Final = (
+    "the time of some readings lies before the raw readings kept, which tell whether they came before"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,9 @@ class Block:
     `seqs` and `times_ms` have length n, `samples` has shape (n, len(keys)). `told`: where the message says that
     numbers don't come any more, what it says. A block with a `rejection` is settled in
     the ledger and its message parked, but nothing of it is stored: the edge need not keep what the cloud refused.
+
+    A block with a `publisher` is not from an agent of ours: its `seqs` mean nothing, its `stream` is `stream_of` its
+    device, and which of its ticks are stored already is told by their content.
     """
 
     message: Message
@@ -45,6 +53,7 @@ class Block:
     samples: Floats
     told: gaps.Told | None = None
     rejection: Rejection | None = None
+    publisher: str | None = None
 
     # Most blocks hold one tick, for which numpy's reductions take ten times as long as the item.
 
@@ -158,7 +167,12 @@ class BatchWriter:
 
 def _write(session: _Session, blocks: list[Block], rejections: list[Rejection]) -> Outcome:
     directory = session.directory
+    blocks, taken = _without_taken(session.connection, blocks)  # who can't speak for a device can't move it either
+    rejections = [*rejections, *taken]
     devices = directory.devices((block.device, block.site) for block in blocks)
+    # Of several that want a device the first is the last of the reversed
+    if claims := {devices[it.device]: it.publisher for it in reversed(blocks) if it.publisher is not None}:
+        publishers.claim(session.connection, claims)
     layouts, invalid = directory.layouts(block.keys for block in blocks if block.rejection is None)
     if invalid:
         blocks = [
@@ -187,14 +201,13 @@ def _settle(session: _Session, streams: _Streams, rejections: list[Rejection], n
             session.directory.forget_streams()
             return None
         own, foreign = _by_owner(streams, known, numbers)
-        fresh = {
-            stream: _without_expired(_without_settled(group, known[stream].settled), placement.earliest_ms)
-            for stream, group in own.items()
-        }
+        own, taken = _by_publisher(connection, own)
+        fresh = _fresh(session, own, known, numbers)
         stored = {stream: [block for block in group if block.rejection is None] for stream, group in fresh.items()}
         samples = _copy(connection, placement, _flat(stored), numbers)
         rejections = [
             *rejections,
+            *taken,
             *(block.rejection for block in _flat(fresh) if block.rejection is not None),
             *(_foreign_stream(block) for block in foreign),
         ]
@@ -207,7 +220,9 @@ def _settle(session: _Session, streams: _Streams, rejections: list[Rejection], n
 
     return Outcome(
         settlements=[
-            Settlement(group[-1].site, group[-1].device, stream, ranges[stream]) for stream, group in own.items()
+            Settlement(group[-1].site, group[-1].device, stream, ranges[stream])
+            for stream, group in own.items()
+            if group[-1].publisher is None
         ],
         stored_ticks=_ticks(_flat(stored)),
         stored_samples=samples,
@@ -237,6 +252,63 @@ def _by_owner(streams: _Streams, known: Mapping[UUID, ledger.Known], numbers: _N
     return own, foreign
 
 
+def _without_taken(connection: Connection, blocks: list[Block]) -> tuple[list[Block], list[Rejection]]:
+    """The blocks of agents and of those publishers that may speak for their device; what becomes of the others."""
+    owners = publishers.owners(connection, {block.device for block in blocks if block.publisher is not None})
+    kept, taken = [], []
+    for block in blocks:
+        owner = publishers.NOBODY if block.publisher is None else owners.get(block.device, publishers.NOBODY)
+        if block.publisher is not None and (why := owner.refusal(block.device, block.publisher)) is not None:
+            taken.append(Rejection(block.message, "device_taken", why))
+        else:
+            kept.append(block)
+    return kept, taken
+
+
+def _by_publisher(connection: Connection, streams: _Streams) -> tuple[_Streams, list[Rejection]]:
+    """As `_without_taken`, now that the streams are locked: another may have claimed a device meanwhile."""
+    kept, taken = _without_taken(connection, _flat(streams))
+    return (_by_stream(kept) if taken else streams), taken
+
+
+def _fresh(session: _Session, streams: _Streams, known: Mapping[UUID, ledger.Known], numbers: _Numbers) -> _Streams:
+    """The ticks that are not settled yet, of agents by their numbers, of other publishers by their content."""
+    earliest_ms = session.placement.earliest_ms
+    published = [block for block in _flat(streams) if block.publisher is not None]
+    fresh = {
+        stream: _without_expired(
+            _without_settled([block for block in group if block.publisher is None], known[stream].settled),
+            earliest_ms,
+            _EXPIRED,
+        )
+        for stream, group in streams.items()
+    }
+    for block in _without_stored(session, published, numbers):
+        fresh[block.stream].append(block)
+    return fresh
+
+
+def _without_stored(session: _Session, blocks: list[Block], numbers: _Numbers) -> list[Block]:
+    """The blocks of publishers without the ticks that are stored or stood in one before."""
+    if not blocks:
+        return []
+    blocks = _without_expired(blocks, session.placement.state.floors[RAW.level], _NO_LONGER_RAW)
+    candidates = Candidates()
+    for block in blocks:
+        if block.rejection is None:
+            candidates.add(numbers.devices[block.device], numbers.layouts[block.keys], block.times_ms)
+    candidates.look_up(session.connection)
+    fresh = []
+    for block in blocks:
+        if block.rejection is not None:
+            fresh.append(block)
+            continue
+        ids = numbers.devices[block.device], numbers.layouts[block.keys]
+        if keep := candidates.fresh(*ids, block.times_ms, block.samples):
+            fresh.append(_selected(block, keep))
+    return fresh
+
+
 def _flat(streams: _Streams) -> list[Block]:
     return [block for group in streams.values() for block in group]
 
@@ -250,7 +322,7 @@ def _times(blocks: list[Block]) -> Integers:
 
 
 def _incoming(group: list[Block]) -> list[Range]:
-    return runs([seq for block in group for seq in block.seqs])
+    return runs([seq for block in group if block.publisher is None for seq in block.seqs])
 
 
 def _foreign_stream(block: Block) -> Rejection:
@@ -273,8 +345,8 @@ def _without_settled(group: list[Block], settled: list[Range]) -> list[Block]:
     return fresh
 
 
-def _without_expired(blocks: list[Block], earliest_ms: int) -> list[Block]:
-    """The blocks, where ticks from before `earliest_ms` are refused: no tier holds their time any more."""
+def _without_expired(blocks: list[Block], earliest_ms: int, why: str) -> list[Block]:
+    """The blocks, where ticks from before `earliest_ms` are refused."""
     if all(block.oldest_ms >= earliest_ms for block in blocks):
         return blocks
     kept = []
@@ -283,7 +355,7 @@ def _without_expired(blocks: list[Block], earliest_ms: int) -> list[Block]:
         if block.rejection is not None or not expired.any():
             kept.append(block)
             continue
-        kept.append(_selected(block, np.flatnonzero(expired).tolist()).refused("too_old", _EXPIRED))
+        kept.append(_selected(block, np.flatnonzero(expired).tolist()).refused("too_old", why))
         if not expired.all():
             kept.append(_selected(block, np.flatnonzero(~expired).tolist()))
     return kept
@@ -343,7 +415,7 @@ def _record_gaps(
     connection: Connection, stream: UUID, own: list[Block], fresh: list[Block], settled: _Settled
 ) -> list[Range]:
     """Keeps why numbers of a stream were not stored; what is settled of it that its edge may still hold."""
-    refused = [block for block in fresh if block.rejection is not None]
+    refused = [block for block in fresh if block.rejection is not None and block.publisher is None]
     if refused:
         gaps.record_rejected(connection, stream, _incoming(refused), *_span_ms(refused))
     told = [block.told for block in own if block.told is not None]

@@ -334,3 +334,19 @@ def test_tls_files_that_cannot_be_used_are_told(certificate: tuple[Path, Path], 
     ]:
         with pytest.raises(ConfigError, match=message):
             tls.context()
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("{format: influx, topics: []}", "sources.telegraf.topics"),
+        ("{format: influx, topics: [a], device: {topic_level: 0}}", "sources.telegraf.device.topic_level"),
+        ("{format: avro, topics: [a]}", "sources.telegraf has a format that is not known"),
+        ("{topics: [a]}", "sources.telegraf has no format"),
+        ("{format: influx, topics: [a], topic: b}", "sources.telegraf.topic is not a known key"),
+    ],
+)
+def test_source_that_can_not_be_used_is_named_with_its_key(tmp_path: Path, source: str, told: str) -> None:
+    text = refusal(write(tmp_path, f"database_url: {URL}\nsources:\n  telegraf: {source}\n"), {})
+    assert told in text
+    assert "line 3" in text

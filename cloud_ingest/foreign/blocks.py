@@ -1,0 +1,99 @@
+"""Readings of a message -> blocks for `store.batch`, within the time bounds."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from cloud_ingest.foreign.interpretation import Interpretation, Interpreter, Problem, Reading
+from cloud_ingest.message import Message
+from cloud_ingest.store.batch import Block
+from cloud_ingest.store.publishers import stream_of
+from cloud_ingest.store.rejected import Rejection
+from telemetry_contract import compression
+from telemetry_contract.errors import PayloadError, PayloadTooLarge
+
+_SHOWN_CHARACTERS: Final = 300
+
+Decoded: TypeAlias = list[Block | Rejection]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is accepted: bytes of a message as received and decompressed, and how far its times may lie from now."""
+
+    max_message_bytes: int
+    max_decompressed_bytes: int
+    max_future_ms: int
+    max_age_ms: int
+
+
+def decode_foreign(message: Message, interpreter: Interpreter, bounds: Bounds, now_ms: int) -> Decoded:
+    """The blocks of a message; where something of it can't be used, also one rejection that says what."""
+    try:
+        if len(message.payload) > bounds.max_message_bytes:
+            raise PayloadTooLarge(f"payload has {len(message.payload)} bytes, more than {bounds.max_message_bytes}")
+        data = compression.decompress(message.payload, max_bytes=bounds.max_decompressed_bytes)
+    except PayloadError as exc:
+        return [Rejection(message, exc.reason, str(exc)[:_SHOWN_CHARACTERS])]
+    found = interpreter.interpret(message, data, now_ms)
+    if message.retained and any(reading.time_ms is None for reading in found.readings):
+        # An old value that the broker kept, of unknown age: to take it for one of now would be a lie
+        found.readings = [reading for reading in found.readings if reading.time_ms is not None]
+    return decoded(message, found, bounds, now_ms)
+
+
+def decoded(message: Message, found: Interpretation, bounds: Bounds, now_ms: int) -> Decoded:
+    """What was found in a message, for the store."""
+    timely, problems = _within(found.readings, bounds, now_ms)
+    content: Decoded = list(blocks(message, timely, now_ms))
+    problems = [*found.problems, *problems]
+    if problems:
+        detail = "; ".join(problem.detail for problem in problems)
+        content.append(Rejection(message, problems[0].reason, detail[:_SHOWN_CHARACTERS]))
+    return content
+
+
+def blocks(message: Message, readings: Iterable[Reading], now_ms: int) -> list[Block]:
+    """The readings as blocks, in their order, those with the same device and keys together."""
+    groups: dict[tuple[str, str, str, tuple[str, ...]], list[Reading]] = {}
+    for reading in readings:
+        groups.setdefault((reading.publisher, reading.site, reading.device, reading.keys), []).append(reading)
+    return [
+        Block(
+            message=message,
+            site=site,
+            device=device,
+            stream=stream_of(device),
+            low=1,
+            keys=keys,
+            seqs=[0] * len(group),
+            times_ms=np.array([now_ms if it.time_ms is None else it.time_ms for it in group], np.int64),
+            samples=_finite(np.array([it.values for it in group], np.float64)),
+            publisher=publisher,
+        )
+        for (publisher, site, device, keys), group in groups.items()
+    ]
+
+
+def _finite(
+    samples: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Infinities, like NaN, are no values; every NaN is the same."""
+    return np.where(np.isfinite(samples), samples, np.nan)
+
+
+def _within(readings: list[Reading], bounds: Bounds, now_ms: int) -> tuple[list[Reading], list[Problem]]:
+    earliest, latest = now_ms - bounds.max_age_ms, now_ms + bounds.max_future_ms
+    outside = [it for it in readings if it.time_ms is not None and not earliest <= it.time_ms <= latest]
+    if not outside:
+        return readings, []
+    first = outside[0].time_ms or 0
+    reason = "too_old" if first < earliest else "in_the_future"
+    detail = (
+        f"{len(outside)} of {len(readings)} readings lie more than {bounds.max_age_ms // 1000} s before or "
+        f"{bounds.max_future_ms // 1000} s after the time of receipt, the first at {first} ms"
+    )
+    kept = [it for it in readings if it.time_ms is None or earliest <= it.time_ms <= latest]
+    return kept, [Problem(reason, detail)]

@@ -1,0 +1,103 @@
+"""One source of other publishers: its own session with the broker, its own pipeline, in one process at a time.
+
+They send everything once and wait for nobody, so the broker must keep it: a session under a fixed client id, whose
+messages are acknowledged when they are committed. A broker lets one connection have such a session; among several
+ingesters a lease decides which, and another takes over when that one is gone.
+"""
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from cloud_ingest.config import Config
+from cloud_ingest.derived.feels_like import feels_like
+from cloud_ingest.foreign.blocks import Bounds, decode_foreign
+from cloud_ingest.foreign.flat_json import JsonInterpreter
+from cloud_ingest.foreign.influx import InfluxInterpreter
+from cloud_ingest.foreign.interpretation import Interpreter
+from cloud_ingest.foreign.settings import ForeignSource, InfluxSource
+from cloud_ingest.ingest.batcher import Cut
+from cloud_ingest.ingest.metrics import IngestMetrics
+from cloud_ingest.ingest.mqtt_source import KeptSession, MqttSource
+from cloud_ingest.ingest.pipeline import Pipeline
+from cloud_ingest.store.batch import BatchWriter
+from cloud_ingest.store.lease import Lease
+
+_LEASE_SECONDS: Final = 2.0  # how often the lease is asked for or about
+
+log = logging.getLogger(__name__)
+
+
+class ForeignIngest:
+    """Stores what one source of the configuration brings, while it has the lease."""
+
+    def __init__(self, name: str, config: Config, cut: Cut, metrics: IngestMetrics) -> None:
+        self._name = name
+        self._config = config
+        self._settings = config.sources[name]
+        self._cut = cut
+        self._metrics = metrics
+        self._bounds = Bounds(
+            max_message_bytes=config.ingest.max_message_bytes,
+            max_decompressed_bytes=config.ingest.max_decompressed_bytes,
+            max_future_ms=config.ingest.max_future_seconds * 1000,
+            max_age_ms=config.retention.tiers_ms[-1],
+        )
+        self._lease = Lease(config.database_url.get_secret_value(), f"source {self._client_id}")
+        metrics.source_up.labels(name).set(0)
+
+    @property
+    def _client_id(self) -> str:
+        return self._settings.client_id or f"cloud-ingest-{self._name}"
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set. Sets it where this can't go on, and raises why."""
+        try:
+            while not stop.is_set():
+                if self._lease.take():
+                    log.info("source %s is this process's", self._name)
+                    self._serve(stop)
+                else:
+                    stop.wait(_LEASE_SECONDS)
+        finally:
+            stop.set()
+            self._lease.release()
+
+    def _serve(self, stop: threading.Event) -> None:
+        """Until `stop` is set, the lease is lost or the pipeline ends."""
+        session = KeptSession(self._client_id, self._settings.topics, self._settings.session_expiry_seconds)
+        source = MqttSource(self._config, session)
+        pipeline = self._pipeline(source)
+        self._metrics.source_up.labels(self._name).set_function(lambda: float(source.is_connected))
+        ending = threading.Event()
+        try:
+            with ThreadPoolExecutor(1, f"source {self._name}") as thread:
+                running = thread.submit(pipeline.run, ending)
+                try:
+                    while not running.done() and self._lease.is_held() and not stop.wait(_LEASE_SECONDS):
+                        pass
+                finally:
+                    ending.set()
+                running.result()
+        finally:
+            self._metrics.source_up.labels(self._name).set_function(lambda: 0.0)
+
+    def _pipeline(self, source: MqttSource) -> Pipeline:
+        url = self._config.database_url.get_secret_value()
+        interpreter = interpreter_of(self._name, self._settings)
+        return Pipeline(
+            source,
+            BatchWriter(url, feels_like(self._config.derived.feels_like)),
+            cut=self._cut,
+            decode=lambda message, now_ms: decode_foreign(message, interpreter, self._bounds, now_ms),
+            ack_interval=self._config.ingest.ack_interval_seconds,
+            metrics=self._metrics,
+        )
+
+
+def interpreter_of(name: str, settings: ForeignSource) -> Interpreter:
+    """What understands the messages of a source."""
+    if isinstance(settings, InfluxSource):
+        return InfluxInterpreter.of_source(name, settings)
+    return JsonInterpreter(name, settings)
