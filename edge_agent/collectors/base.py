@@ -62,6 +62,11 @@ class Group:
 
 @lru_cache(maxsize=4096)
 def series(metric: str, **labels: str) -> str:
+    """The key of a series, as `spelled`; the last few thousand are remembered."""
+    return spelled(metric, labels)
+
+
+def spelled(metric: str, labels: Mapping[str, str]) -> str:
     """The key of a series, whatever the machine calls its parts: what a label can't hold is replaced or cut off."""
     safe = {name: _UNPRINTABLE.sub("?", value)[:_MAX_LABEL_CHARACTERS] for name, value in labels.items()}
     return str(SeriesKey.of(metric, safe))

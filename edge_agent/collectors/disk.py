@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from edge_agent.collectors import mountinfo
 from edge_agent.collectors.base import series
 from edge_agent.config import Disk as DiskConfig
 from edge_agent.worker import Worker
@@ -23,7 +24,8 @@ _PATIENCE_SECONDS = 0.25
 class Disk:
     """A mount that hangs (a server that is gone) is asked again only when it has answered, and holds up no other.
 
-    `system` is psutil, or what answers like it; `blocks` is a folder with one entry for each whole disk.
+    `system` is psutil, or what answers like it; `blocks` is a folder with one entry for each whole disk; `mounts`
+    tells what became of file systems, whatever this process alone is denied (proc_pid_mountinfo(5), Linux).
     """
 
     def __init__(
@@ -33,19 +35,23 @@ class Disk:
         system: Any = psutil,
         statvfs: Callable[[str], os.statvfs_result] = os.statvfs,
         blocks: Path = Path("/sys/block"),
+        mounts: Path = Path("/proc/self/mountinfo"),
     ) -> None:
         self._config = config
         self._system = system
         self._statvfs = statvfs
         self._blocks = blocks
+        self._mountinfo = mounts
         self._hanging: dict[str, Worker[os.statvfs_result]] = {}
 
     def collect(self) -> dict[str, float | None]:
         """What every mount that answers and every disk says."""
         found: dict[str, float | None] = {}
         mounts = list(self._mounts())
+        read_only = self._read_only()
         for partition in mounts:
-            self._file_system(partition.mountpoint, "ro" in partition.opts.split(","), found)
+            of_mount = "ro" in partition.opts.split(",")
+            self._file_system(partition.mountpoint, read_only.get(partition.mountpoint, of_mount), found)
         self._forget_hanging({partition.mountpoint for partition in mounts})
         # Without `nowrap` psutil would keep adding up a counter that has begun again, and grow with every disk it saw.
         for device, counts in (self._system.disk_io_counters(perdisk=True, nowrap=False) or {}).items():
@@ -65,6 +71,13 @@ class Disk:
             if partition.device.startswith("/"):
                 seen.add(partition.device)
             yield partition
+
+    def _read_only(self) -> dict[str, bool]:
+        """Whether the file system at a mount point is read-only; empty where the system does not tell it apart."""
+        try:
+            return mountinfo.read_only(self._mountinfo.read_bytes())
+        except OSError:
+            return {}
 
     def _file_system(self, path: str, read_only: bool, found: dict[str, float | None]) -> None:  # noqa: FBT001 - a value
         answered = self._ask(path)

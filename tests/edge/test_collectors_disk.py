@@ -1,13 +1,16 @@
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 from harness.wait import until
 
+from edge_agent.collectors import mountinfo
 from edge_agent.collectors.disk import Disk
 from edge_agent.config import Disk as DiskConfig
 from telemetry_contract.series import SeriesKey
@@ -38,6 +41,7 @@ def disk(
     config: DiskConfig | None = None,
     disks: dict[str, SimpleNamespace] | None = None,
     blocks: Path = Path("/nonexistent"),
+    mounted: Path = Path("/nonexistent"),
 ) -> Disk:
     def disk_partitions(*, all: bool) -> list[Mount]:  # noqa: A002 - psutil's name
         assert all
@@ -53,6 +57,7 @@ def disk(
         system=SimpleNamespace(disk_partitions=disk_partitions, disk_io_counters=disk_io_counters),
         statvfs=statvfs or (lambda _: statvfs_of()),
         blocks=blocks,
+        mounts=mounted,
     )
 
 
@@ -83,6 +88,27 @@ def test_read_only_is_told_by_the_option_of_that_name_alone() -> None:
     found = disk(*mounts).collect()
     assert found['disk_read_only{mount="/a"}'] == 1
     assert found['disk_read_only{mount="/b"}'] == 0
+
+
+def test_a_file_system_is_not_read_only_because_this_process_may_not_write_there(tmp_path: Path) -> None:
+    mounts = [Mount(f"/dev/{name}", f"/{name}", "ext4", "ro,relatime") for name in ("shut out", "failed", "later")]
+    mounted = tmp_path / "mountinfo"
+    mounted.write_bytes(
+        b"31 22 8:1 / /shut\\040out ro,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro\n"
+        b"32 22 8:2 / /failed ro,relatime master:2 shared:3 - ext4 /dev/sda2 ro,errors=remount-ro\n"
+        b"33 22 8:3 / /later ro,relatime - ext4 /dev/sda3 rw\n"
+        b"34 22 8:4 / /later ro,relatime - ext4 /dev/sda4 rw,emergency_ro\n"
+        b"rubbish\n"
+    )
+    found = disk(*mounts, mounted=mounted).collect()
+    told = {mount: found[f'disk_read_only{{mount="{mount}"}}'] for mount in ("/shut out", "/failed", "/later")}
+    assert told == {"/shut out": 0, "/failed": 1, "/later": 1}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system tells it on Linux alone")
+def test_this_machine_tells_of_every_mount_what_psutil_tells() -> None:
+    told = mountinfo.read_only(Path("/proc/self/mountinfo").read_bytes())
+    assert {partition.mountpoint for partition in psutil.disk_partitions(all=True)} <= told.keys()
 
 
 def test_pseudo_file_systems_and_excluded_mounts_are_left_out() -> None:

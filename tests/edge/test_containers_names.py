@@ -48,7 +48,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def names(engine: Engine) -> Iterator[Names]:
-    names = Names(engine.ask, monotonic=engine.monotonic)
+    names = Names(engine.ask, monotonic=engine.monotonic, patience_seconds=30)
     yield names
     names.close()
 
@@ -103,8 +103,9 @@ def test_for_the_nameless_everyone_is_asked_again_now_and_then(names: Names, eng
 
 
 def test_an_engine_that_hangs_holds_up_one_look_for_a_moment_and_its_answer_counts_later(
-    names: Names, engine: Engine
+    engine: Engine,
 ) -> None:
+    names = Names(engine.ask, monotonic=engine.monotonic, patience_seconds=0.01)
     engine.told = {"1": WEB}
     engine.answering.clear()
     assert names.of(["1"]) == {}  # not nameless yet: it was asked for and may be told
@@ -113,6 +114,7 @@ def test_an_engine_that_hangs_holds_up_one_look_for_a_moment_and_its_answer_coun
     engine.answering.set()
     until(lambda: engine.answered, 5, "the answer")
     until(lambda: names.of(["1"]) == {"1": WEB}, 5, "the name")
+    names.close()
 
 
 def test_a_container_that_has_gone_is_forgotten(names: Names, engine: Engine) -> None:

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 
-from edge_agent.collectors.base import series
 from edge_agent.collectors.containers import labels as labelling
 from edge_agent.collectors.containers import places
 from edge_agent.collectors.containers.description import Description
+from edge_agent.collectors.containers.keys import Keys
 from edge_agent.collectors.containers.labels import Assigned, Labels
-from edge_agent.collectors.containers.names import Names
+from edge_agent.collectors.containers.names import PATIENCE_SECONDS, Names
 from edge_agent.collectors.containers.places import Place
 from edge_agent.collectors.containers.sources import Sources
 from edge_agent.collectors.containers.usage import Hierarchy, Usage
@@ -24,12 +24,21 @@ class Containers:
     It needs no rights but to read the kernel's files, and shows ids in place of names where it may not ask for those.
     """
 
-    def __init__(self, config: ContainersConfig, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: ContainersConfig,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._config = config
         self._monotonic = monotonic
         self._version1 = Version1(config.root)
         self._version2 = Version2(config.root)
-        self._names = Names(Sources(config.root, config.engine_sockets).ask, monotonic=monotonic)
+        self._names = Names(
+            Sources(config.root, config.engine_sockets).ask, monotonic=monotonic, patience_seconds=patience_seconds
+        )
+        self._keys = Keys()
         self._assigned: dict[str, Assigned] = {}
         self._cpu: dict[str, tuple[float, float]] = {}  # by path: when it was read, and the seconds used by then
 
@@ -41,6 +50,7 @@ class Containers:
             return found
         running = [place for place in places.find(hierarchy.directory) if hierarchy.populated(place.path)]
         described = self._names.of(place.id for place in running if place.id)
+        self._keys.turn()
         self._assigned = labelling.told_apart(dict(self._wanted(running, described)), self._assigned)
         images = {place.path: it.image for place in running if (it := described.get(place.id)) is not None}
         cpu = {}
@@ -50,14 +60,14 @@ class Containers:
                 continue
             if usage.cpu_seconds is not None:
                 cpu[path] = (self._monotonic(), usage.cpu_seconds)
-                found[series("container_cpu_percent", **dict(labels))] = _percent(self._cpu.get(path), cpu[path])
+                found[self._keys.of("container_cpu_percent", labels)] = _percent(self._cpu.get(path), cpu[path])
             if image := labelling.fitting(images.get(path, "")):
-                found[series("container_info", image=image, **dict(labels))] = 1
+                found[self._keys.of("container_info", (("image", image), *labels))] = 1
             for metric, value in _values(usage):
-                found[series(metric, **dict(labels))] = value
+                found[self._keys.of(metric, labels)] = value
             for (resource, kind), seconds in usage.stalled_seconds.items():
-                key = series("container_pressure_stalled_seconds_total", kind=kind, resource=resource, **dict(labels))
-                found[key] = seconds
+                of = (("kind", kind), ("resource", resource), *labels)
+                found[self._keys.of("container_pressure_stalled_seconds_total", of)] = seconds
         self._cpu = cpu
         return found
 

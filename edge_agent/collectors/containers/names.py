@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from edge_agent.collectors.containers.description import Description
 from edge_agent.worker import Worker
 
-_PATIENCE_SECONDS = 0.25
+PATIENCE_SECONDS = 0.25
 # So long it stands that nobody names a container: the right to ask may be given later.
 _ASK_AGAIN_SECONDS = 60.0
 # A container may be seen before it has a name (Kubernetes links its log only once it runs): it waits for a second look.
@@ -16,12 +16,18 @@ _LOOKS_UNTIL_NAMELESS = 2
 class Names:
     """Knows the containers that it was told of, and asks again when it is shown another.
 
-    `ask` tells what has a name, by container id. It runs in a thread of its own, as it may hang.
+    `ask` tells what has a name, by container id. It runs in a thread of its own, as it may hang; a look waits for it
+    no longer than `patience_seconds`.
     """
 
     def __init__(
-        self, ask: Callable[[], Mapping[str, Description]], *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        ask: Callable[[], Mapping[str, Description]],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
+        self._patience_seconds = patience_seconds
         self._monotonic = monotonic
         self._worker = Worker(ask, name="container names")
         self._is_asking = False
@@ -37,7 +43,7 @@ class Names:
         self._looks = {it: self._looks.get(it, 0) + 1 for it in present - self._known.keys()}
         patience = 0.0
         if self._looks and not self._is_asking and self._is_time():
-            patience = _PATIENCE_SECONDS
+            patience = self._patience_seconds
             self._is_asking = self._worker.begin()
             self._asked_at = self._monotonic()
         if self._is_asking:
