@@ -19,7 +19,7 @@ from cloud_ingest import log
 from cloud_ingest.config import Config, load
 from cloud_ingest.errors import CloudError
 from cloud_ingest.stopping import stop_on_signals, stop_with_stdin
-from cloud_ingest.store.database import Connection, connect
+from cloud_ingest.store.database import Connection, connect, translated
 from telemetry_contract.version import __version__
 
 logger = logging.getLogger("cloud_ingest.cli")  # also where this module is `__main__`
@@ -33,6 +33,8 @@ app = typer.Typer(
 )
 rejected_app = typer.Typer(help="Messages that could not be stored.", no_args_is_help=True)
 app.add_typer(rejected_app, name="rejected")
+thresholds_app = typer.Typer(help="What is worth telling somebody.", no_args_is_help=True)
+app.add_typer(thresholds_app, name="thresholds")
 
 ConfigFile = Annotated[
     Path | None,
@@ -166,6 +168,28 @@ def rejected_show(
             sys.stdout.buffer.write(row.payload)
         else:
             print(rejected_report.details(row))
+
+
+@thresholds_app.command("apply")
+def thresholds_apply(
+    file: Annotated[Path, typer.Argument(help="A YAML file with a list below the key `thresholds`.")],
+    config_file: ConfigFile = None,
+    *,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete the thresholds that the file does not name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")] = False,
+) -> None:
+    """Make the thresholds what a file says, and print what changed. Again, it changes nothing."""
+    from cloud_ingest import thresholds_file  # noqa: PLC0415
+    from cloud_ingest.store.thresholds import apply_thresholds  # noqa: PLC0415
+
+    with _told_to_people():
+        wanted = thresholds_file.load(file)
+        with _connection(config_file) as connection, translated(), connection.transaction(force_rollback=dry_run):
+            changes = apply_thresholds(connection, wanted, prune=prune)
+        for line in thresholds_file.difference(changes):
+            print(line)
+        if not changes:
+            print("nothing to change")
 
 
 def _run_role(

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import psycopg
@@ -133,6 +134,44 @@ def test_rejected_messages_are_listed_and_shown(database_url: str) -> None:
     assert (
         "there is no rejected message 9" in cloud_ingest("rejected", "show", "9", code=1, DATABASE_URL=database_url)[1]
     )
+
+
+def test_thresholds_become_what_a_file_says(database_url: str, tmp_path: Path) -> None:
+    migrate(database_url)
+    file = tmp_path / "thresholds.yaml"
+
+    def apply(*options: str, **changes: Any) -> list[str]:
+        hot = {"name": "hot", "metric": "t", "operator": ">", "warning": 80} | changes
+        cold = {"name": "cold", "metric": "t", "operator": "<", "critical": 5}
+        file.write_text(yaml.safe_dump({"thresholds": [hot] if changes else [hot, cold]}))
+        return cloud_ingest("thresholds", "apply", str(file), *options, DATABASE_URL=database_url)[0].splitlines()
+
+    assert apply("--dry-run") == ["+ cold", "+ hot"]
+    assert apply() == ["+ cold", "+ hot"]
+    assert apply() == ["nothing to change"]
+    assert apply(warning=85, selector={"site": "a"}) == ['~ hot: selector.site none -> "a", warning 80.0 -> 85.0']
+    assert apply("--prune", warning=85, selector={"site": "a"}) == ["- cold"]
+    assert apply("--prune") == ["+ cold", '~ hot: selector.site "a" -> none, warning 85.0 -> 80.0']
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not YAML"),
+        ("[]", "must hold a list below the key thresholds"),
+        ("thresholds: []\nx: 1", "x: is not known"),
+        ("thresholds: [{name: hot, metric: t, operator: '>'}]", "threshold hot: warning or critical must be set"),
+        ("thresholds: [{name: hot, metric: t, operator: '>', warning: a}]", "threshold hot warning: must be a valid"),
+        ("thresholds: [1]", "threshold 1: "),
+        ("thresholds: [&a {name: a, metric: t, operator: '>', warning: 1}, *a]", "given twice: a"),
+    ],
+)
+def test_a_file_of_thresholds_that_makes_no_sense_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "thresholds.yaml"
+    file.write_text(text)
+    _, err = cloud_ingest("thresholds", "apply", str(file), code=2, DATABASE_URL=NO_DATABASE)
+    assert message in err
+    assert str(file) in err
 
 
 def test_only_printable_characters_reach_a_terminal() -> None:
