@@ -1,4 +1,4 @@
-"""Answers as JSON, compressed where the client can read that."""
+"""Answers, compressed where the client can read that."""
 
 import gzip
 from typing import Any, Final
@@ -16,12 +16,16 @@ def json_answer(request: Request, content: Any) -> Response:
     Made here and not by a middleware, so that encoding and compressing happen in the request's own thread and don't
     hold up the event loop.
     """
-    body = msgspec.json.encode(content)
-    headers = {"Vary": "Accept-Encoding", "Cache-Control": "no-store"}
+    return answer(request, msgspec.json.encode(content), "application/json")
+
+
+def answer(request: Request, body: bytes, media_type: str) -> Response:
+    """The body, of this type."""
+    headers = {"Vary": "Accept, Accept-Encoding", "Cache-Control": "no-store"}
     if len(body) > _COMPRESS_ABOVE_BYTES and accepts_gzip(request.headers.get("accept-encoding", "")):
         body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
         headers["Content-Encoding"] = "gzip"
-    return Response(body, headers=headers, media_type="application/json")
+    return Response(body, headers=headers, media_type=media_type)
 
 
 def accepts_gzip(accept_encoding: str) -> bool:

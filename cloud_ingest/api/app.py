@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp
 
 from cloud_ingest.api import (
+    aggregation,
     current,
     devices,
     explanation,
@@ -20,6 +21,7 @@ from cloud_ingest.api import (
     places,
     problems,
     statistics,
+    summary,
     thresholds,
 )
 from cloud_ingest.api.heads import HeadAsGet
@@ -44,6 +46,8 @@ def create_app(config: Config, pool: ReadPool) -> ASGIApp:
     app.include_router(gaps.router(pool))
     app.include_router(current.router(pool, timedelta(hours=config.retention.raw_hours)))
     app.include_router(history.router(pool))
+    app.include_router(summary.router(pool))
+    app.include_router(aggregation.router(pool))
     app.include_router(metrics.router(pool))
     app.include_router(explanation.router(pool))  # before the addresses of single thresholds
     app.include_router(thresholds.router(pool))

@@ -34,29 +34,30 @@ def typical_interval_ms(readings: Integers, first: Integers, last: Integers) -> 
 
 
 def coverage(
-    starts: Integers, step_ms: int, observed: Integers, interval_ms: float | None, now_ms: int
+    starts: Integers, lengths: Integers, observed: Integers, interval_ms: float | None, now_ms: int
 ) -> list[float | None] | None:
     """For each bucket the fraction of the expected readings that had a value, 0 to 1; None where that can't be told.
 
-    `starts` (ms) and `observed` have one length. One reading fewer than the quotient of step and interval is normal,
-    since readings don't fall in step with buckets. A bucket in progress is judged by the part that has passed, less
-    the newest reading, which may be on its way. None for all where the interval is unknown or longer than the step.
+    `starts`, `lengths` (ms) and `observed` go together. One reading fewer than the quotient of length and interval is
+    normal, since readings don't fall in step with buckets. A bucket in progress is judged by the part that has passed,
+    less the newest reading, which may be on its way. None for all where the interval is unknown or longer than the
+    shortest bucket.
     """
-    if interval_ms is None or interval_ms > step_ms:
+    if interval_ms is None or interval_ms > lengths.min():
         return None
-    passed = np.minimum(step_ms, now_ms - starts)
-    expected: npt.NDArray[Any] = np.floor(passed / interval_ms + 1e-9) - (passed < step_ms)
+    passed = np.minimum(lengths, now_ms - starts)
+    expected: npt.NDArray[Any] = np.floor(passed / interval_ms + 1e-9) - (passed < lengths)
     tellable = expected >= 1
     fractions = np.minimum(1.0, observed / np.where(tellable, expected, 1))
     return [round(float(it), 4) if ok else None for it, ok in zip(fractions, tellable, strict=True)]
 
 
-def missing_shares(starts: Integers, step_ms: int, losses: Iterable[Loss]) -> Floats:
+def missing_shares(starts: Integers, lengths: Integers, losses: Iterable[Loss]) -> Floats:
     """For each bucket the fraction of its readings, 0 to 1, that is known to be missing."""
     shares = np.zeros(len(starts))
     for loss in losses:
-        overlap = np.minimum(starts + step_ms, loss.end_ms) - np.maximum(starts, loss.start_ms)
-        shares += np.maximum(overlap, 0) / step_ms * loss.share
+        overlap = np.minimum(starts + lengths, loss.end_ms) - np.maximum(starts, loss.start_ms)
+        shares += np.maximum(overlap, 0) / lengths * loss.share
     return np.minimum(shares, 1.0)
 
 

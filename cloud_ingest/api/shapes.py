@@ -1,17 +1,15 @@
-"""Columns of points -> the `time`, `value` and `coverage` lists of each series."""
+"""Columns of points -> the lists and figures of each series or group of an answer."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Self
+from typing import Any
 
 import numpy as np
 
 from cloud_ingest.api.coverage import Floats, Integers, bounded, coverage, typical_interval_ms
+from cloud_ingest.api.grids import Grid
 from cloud_ingest.store.columns import Columns
-from cloud_ingest.store.history import Aggregate, Window
-
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+from cloud_ingest.store.history import Aggregate
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,34 +20,6 @@ class Shape:
     time: list[str]
     value: list[float]
     coverage: list[float | None] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Whole buckets: `count` of `step_ms`, from `start_ms`."""
-
-    start_ms: int
-    step_ms: int
-    count: int
-
-    @classmethod
-    def around(cls, window: Window, step: timedelta) -> Self:
-        """The buckets that hold any of the window; they begin at multiples of the step since the epoch."""
-        first = (window.start - EPOCH) // step
-        behind = -((EPOCH - window.end) // step)  # rounded up, by rounding its negative down
-        step_ms = step // timedelta(milliseconds=1)
-        return cls(first * step_ms, step_ms, behind - first)
-
-    @property
-    def window(self) -> Window:
-        """The time that the buckets hold, which may begin earlier and end later than what they were made around."""
-        start = EPOCH + timedelta(milliseconds=self.start_ms)
-        return Window(start, start + timedelta(milliseconds=self.step_ms * self.count))
-
-    @property
-    def starts(self) -> Integers:
-        """The start of each bucket, ms."""
-        return self.start_ms + self.step_ms * np.arange(self.count, dtype=np.int64)
 
 
 def raw(points: Columns) -> Iterator[Shape]:
@@ -67,14 +37,80 @@ def bucketed(
     """
     time = times(grid.starts)
     for index, rows in _by_series(buckets):
-        at = (buckets["time"][rows] - grid.start_ms) // grid.step_ms
+        at = np.searchsorted(grid.starts, buckets["time"][rows])
         value = np.full(grid.count, 0.0 if aggregate is Aggregate.COUNT else np.nan)
-        value[at] = buckets["value"][rows]
+        value[at] = buckets[aggregate.value][rows]
         observed = np.zeros(grid.count, np.int64)
         observed[at] = buckets["observed"][rows]
-        interval = typical_interval_ms(buckets["readings"][rows], buckets["first"][rows], buckets["last"][rows])
-        estimates = coverage(grid.starts, grid.step_ms, observed, interval, now_ms)
+        interval = _interval(buckets, rows)
+        estimates = coverage(grid.starts, grid.lengths, observed, interval, now_ms)
         yield Shape(index, time, value.tolist(), bounded(estimates, missing.get(index)))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One group of an answer: every bucket of the grid, NaN where it has no value; `count` counts values."""
+
+    index: int
+    mean: list[float]
+    min: list[float]
+    max: list[float]
+    count: list[int]
+
+
+def grouped(buckets: Columns, grid: Grid) -> Iterator[Group]:
+    """The groups that have readings, from buckets with mean, min, max and count."""
+    for index, rows in _by_series(buckets):
+        at = np.searchsorted(grid.starts, buckets["time"][rows])
+        columns = {}
+        for name in ("mean", "min", "max"):
+            columns[name] = np.full(grid.count, np.nan)
+            columns[name][at] = buckets[name][rows]
+        count = np.zeros(grid.count, np.int64)
+        count[at] = buckets["observed"][rows]
+        mean, low, high = (columns[name].tolist() for name in ("mean", "min", "max"))
+        yield Group(index, mean, low, high, count.tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """All of one series in one: NaN where there is no value."""
+
+    index: int
+    count: int
+    min: float
+    mean: float
+    max: float
+    last: float
+    coverage: float | None
+
+
+def summed(
+    buckets: Columns, starts: Integers, lengths: Integers, now_ms: int, missing: Mapping[int, Floats]
+) -> Iterator[Summary]:
+    """The series that have readings, from buckets with sum, min, max and last.
+
+    All of them lie in the one of `starts` and `lengths` (ms); `missing` as of `bucketed`.
+    """
+    for index, rows in _by_series(buckets):
+        observed = buckets["observed"][rows]
+        count = int(observed.sum())
+        held = rows[observed > 0]
+        estimate = coverage(starts, lengths, np.array([count], np.int64), _interval(buckets, rows), now_ms)
+        covered = bounded(estimate, missing.get(index))
+        yield Summary(
+            index=index,
+            count=count,
+            min=float(buckets["min"][held].min()) if count else np.nan,
+            mean=float(buckets["sum"][held].sum()) / count if count else np.nan,
+            max=float(buckets["max"][held].max()) if count else np.nan,
+            last=float(buckets["last"][held[-1]]) if count else np.nan,
+            coverage=None if covered is None else covered[0],
+        )
+
+
+def _interval(buckets: Columns, rows: Any) -> float | None:
+    return typical_interval_ms(buckets["readings"][rows], buckets["first_time"][rows], buckets["last_time"][rows])
 
 
 def times(milliseconds: Integers) -> list[str]:

@@ -16,8 +16,10 @@ from psycopg.types.json import Jsonb
 
 from cloud_ingest.errors import DataRejected
 from cloud_ingest.store.columns import Columns, fetch_columns
+from cloud_ingest.store.current import Position
 from cloud_ingest.store.database import Connection
-from cloud_ingest.store.rollup.state import from_ms
+from cloud_ingest.store.metrics import like_of
+from cloud_ingest.store.rollup.state import from_ms, to_ms
 from cloud_ingest.store.tier_choice import Part
 from cloud_ingest.store.tiers import RAW
 
@@ -47,9 +49,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series of one device. `labels` is a JSON object as text."""
+    """One series of one device. `key` is metric and labels in one, `labels` a JSON object as text."""
 
     device: str
+    site: str
+    key: str
     metric: str
     labels: str
     unit: str
@@ -64,39 +68,58 @@ class Window:
     end: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How time is cut into buckets, from `start` on: at multiples of `step` since the epoch, or at `edges` if given.
+
+    `edges` ascend, begin with `start` and end with the end of the last bucket.
+    """
+
+    start: datetime
+    step: timedelta
+    edges: Sequence[datetime] | None = None
+
+
 def find_series(
     connection: Connection,
     *,
-    metric: str,
+    metric: str | None,
     devices: Sequence[str],
     site: str | None,
     labels: Mapping[str, str],
     limit: int,
+    after: Position | None = None,
 ) -> list[Series]:
-    """The series of a metric that have all these labels, of the named devices or of all; by device and key."""
+    """The series that have all these labels, of the named devices or of all; by device and key, from behind `after`.
+
+    `metric` is a glob.
+    """
     rows = connection.execute(
-        "select device.name, series_key.key, series_key.labels::text, series_key.unit,"
+        "select device.name, device.site, series_key.key, series_key.metric, series_key.labels::text, series_key.unit,"
         " array_agg(device.device_id), array_agg(layout_position.layout_id), array_agg(layout_position.position)"
         " from telemetry.series_key"
         " join telemetry.layout_position using (key_id)"
         " join telemetry.device_layout using (layout_id)"
         " join telemetry.device using (device_id)"
-        " where series_key.metric = %(metric)s and series_key.labels @> %(labels)s"
+        " where (%(metric)s::text is null or series_key.metric like %(metric)s) and series_key.labels @> %(labels)s"
         "  and (%(devices)s::text[] is null or device.name = any (%(devices)s::text[]))"
         "  and (%(site)s::text is null or device.site = %(site)s)"
-        " group by device.name, series_key.key_id"
+        "  and (%(after_device)s::text is null or (device.name, series_key.key) > (%(after_device)s, %(after_key)s))"
+        " group by device.device_id, series_key.key_id"
         " order by device.name, series_key.key limit %(limit)s",
         {
-            "metric": metric,
+            "metric": like_of(metric),
             "labels": Jsonb(dict(labels)),
             "devices": list(devices) or None,
             "site": site,
             "limit": limit,
+            "after_device": None if after is None else after.device,
+            "after_key": None if after is None else after.key,
         },
     ).fetchall()
     return [
-        Series(device, metric, labels_text, unit, [Place(*place) for place in zip(*places, strict=True)])
-        for device, _, labels_text, unit, *places in rows
+        Series(device, in_site, key, of_metric, text, unit, [Place(*place) for place in zip(*places, strict=True)])
+        for device, in_site, key, of_metric, text, unit, *places in rows
     ]
 
 
@@ -112,48 +135,71 @@ def raw_points(connection: Connection, series: Sequence[Series], window: Window,
             "   and reading.time >= %(start)s and reading.time < %(end)s) as reading"
             " limit %(limit)s"
         ).format(wanted=_WANTED),
-        {**_places(series), "start": window.start, "end": window.end, "limit": limit},
+        {**_places([one.places for one in series]), "start": window.start, "end": window.end, "limit": limit},
         [("series", "int4"), ("time", "timestamptz"), ("value", "float8")],
     )
 
 
 def buckets(
     connection: Connection,
-    series: Sequence[Series],
+    groups: Sequence[Sequence[Place]],
     parts: Sequence[Part],
-    *,
-    start: datetime,
-    step: timedelta,
-    aggregate: Aggregate,
+    cut: Cut,
+    aggregates: Sequence[Aggregate],
 ) -> Columns:
-    """The buckets from `start` on that hold readings, in no order; each begins at a multiple of `step` since the epoch.
+    """The buckets that hold readings, in no order; each of all that lies in the places of a group.
 
-    They are made of `parts`, which must not overlap, and whose rollups must fit into the buckets. The parts of a rate
-    begin before `start`: a step, or RATE_LOOKBACK_MS if that is longer.
-    `series` (index), `time` (ms, its start), `readings` and `observed` (those with a value), `first` and `last` (ms,
-    times of its readings) and `value` (NaN where there is none). Raises DataRejected where a sum overflows.
+    They are made of `parts`, which must not overlap, and whose rollups must fit into the buckets. A rate, which must be
+    asked for alone and of groups of one series, has parts that begin before the start of the cut: a step, or
+    RATE_LOOKBACK_MS if that is longer.
+    `series` (index of the group), `time` (ms, its start), `readings` and `observed` (those with a value), `first_time`
+    and `last_time` (ms, of its readings) and a column for each aggregate, named by it (NaN where there is none).
+    Raises DataRejected where a sum overflows.
     """
-    query = _RATE if aggregate is Aggregate.RATE else _BUCKETS
+    query = _RATE if Aggregate.RATE in aggregates else _BUCKETS
     columns = fetch_columns(
         connection,
         query.format(
-            parts=sql.SQL(" union all ").join([_part(part, aggregate) for part in parts or [Part(RAW, 0, 0)]]),
-            value=_AGGREGATES[aggregate],
+            parts=sql.SQL(" union all ").join(
+                [_part(part, joined=query is _RATE) for part in parts or [Part(RAW, 0, 0)]]
+            ),
+            bucket=_STEPS if cut.edges is None else _EDGES,
+            values=sql.SQL(", ").join(
+                sql.SQL("coalesce({}, 'NaN')").format(_AGGREGATES[aggregate]) for aggregate in aggregates
+            ),
         ),
-        {**_places(series), "start": start, "step": step},
+        {**_places(groups), "start": cut.start, "step": cut.step, "edges": list(cut.edges or ())},
         [
             ("series", "int4"),
             ("time", "timestamptz"),
             ("readings", "int8"),
             ("observed", "int8"),
-            ("first", "timestamptz"),
-            ("last", "timestamptz"),
-            ("value", "float8"),
+            ("first_time", "timestamptz"),
+            ("last_time", "timestamptz"),
+            *((aggregate.value, "float8") for aggregate in aggregates),
         ],
     )
-    if np.isinf(columns["value"]).any():  # of a sum in a rollup
+    if any(np.isinf(columns[aggregate.value]).any() for aggregate in aggregates):  # of a sum in a rollup
         raise DataRejected("value out of range: overflow")
     return columns
+
+
+def quantiles(connection: Connection, series: Sequence[Series], window: Window) -> Columns:
+    """`series` (index) and exact `p50` and `p95` of all readings of it, for those that have any with a value.
+
+    Between two values they are interpolated, as `percentile_cont` does.
+    """
+    part = Part(RAW, to_ms(window.start), to_ms(window.end))
+    return fetch_columns(
+        connection,
+        sql.SQL(
+            "select series, ranked.at[1], ranked.at[2] from ("
+            " select series, percentile_cont(array[0.5, 0.95]) within group (order by newest) as at"
+            " from ({readings}) as reading where observed > 0 group by series) as ranked"
+        ).format(readings=_part(part, joined=False)),
+        _places([one.places for one in series]),
+        [("series", "int4"), ("p50", "float8"), ("p95", "float8")],
+    )
 
 
 _WANTED: Final = sql.SQL(
@@ -174,9 +220,12 @@ _AGGREGATES: Final = {
     Aggregate.RATE: sql.SQL("sum(increase) / nullif(extract(epoch from sum(elapsed)), 0)::float8"),
 }
 
+_STEPS: Final = sql.SQL("date_bin(%(step)s, time, 'epoch')")
+_EDGES: Final = sql.SQL("(%(edges)s::timestamptz[])[width_bucket(time, %(edges)s::timestamptz[])]")
+
 _BUCKETS: Final = sql.SQL(
-    "select series, date_bin(%(step)s, time, 'epoch'), sum(readings)::int8, sum(observed)::int8,"
-    "  min(first), max(last), coalesce({value}, 'NaN')"
+    "select series, {bucket}, sum(readings)::int8, sum(observed)::int8,"
+    "  min(first), max(last), {values}"
     " from ({parts}) as part"
     " group by 1, 2"
 )
@@ -184,8 +233,8 @@ _BUCKETS: Final = sql.SQL(
 # A counter that went down was reset and has counted up from zero since. Within a rollup that shows where its smallest
 # value is less than what came before it, or its last one less than its largest; of several resets one is counted.
 _RATE: Final = sql.SQL(
-    "select series, date_bin(%(step)s, time, 'epoch'), sum(readings)::int8, sum(observed)::int8,"
-    "  min(first), max(last), coalesce({value}, 'NaN')"
+    "select series, {bucket}, sum(readings)::int8, sum(observed)::int8,"
+    "  min(first), max(last), {values}"
     " from ("
     "  select *, newest_time - lag(newest_time) over earlier as elapsed,"
     "   case when lag(newest) over earlier is null then null"
@@ -234,17 +283,17 @@ _JOINED: Final = sql.SQL(
 )
 
 
-def _part(part: Part, aggregate: Aggregate) -> sql.Composed:
+def _part(part: Part, *, joined: bool) -> sql.Composed:
     bounds = {"wanted": _WANTED, "start": from_ms(part.start_ms), "end": from_ms(part.end_ms)}
     if part.tier is RAW:
         return _READINGS.format(**bounds)
     rollups = _ROLLUPS.format(table=sql.Identifier("telemetry", part.tier.table), **bounds)
-    return _JOINED.format(rollups=rollups) if aggregate is Aggregate.RATE else rollups
+    return _JOINED.format(rollups=rollups) if joined else rollups
 
 
-def _places(series: Sequence[Series]) -> dict[str, Any]:
-    """The places of all series as arrays of one length; `series` is the index of the series that a place is of."""
-    flat = [(index, place) for index, one in enumerate(series) for place in one.places]
+def _places(groups: Sequence[Sequence[Place]]) -> dict[str, Any]:
+    """The places of all groups as arrays of one length; `series` is the index of the group that a place is of."""
+    flat = [(index, place) for index, places in enumerate(groups) for place in places]
     return {
         "series": [index for index, _ in flat],
         "device_ids": [place.device_id for _, place in flat],

@@ -34,14 +34,39 @@ def choose_tier(state: TierState, start_ms: int, end_ms: int, step_ms: int | Non
     as the finest needs them.
     """
     first_ms = start_ms // (step_ms or 1) * (step_ms or 1)  # the first bucket is to be a whole one
-    held = [tier for tier in TIERS if first_ms >= state.floors[tier.level]] or [DAY]
+    finest_held = finest_tier(state, first_ms)
     if step_ms is None:
-        return Choice(held[0], None if held[0] is RAW else held[0].step_ms)
-    fitting = [tier for tier in held if step_ms % tier.step_ms == 0]
+        return Choice(finest_held, None if finest_held is RAW else finest_held.step_ms)
+    tier = fitting_tier(state, first_ms, end_ms, step_ms, length_ms=end_ms - start_ms, finest=finest)
+    if tier is None:
+        return Choice(finest_held, -(-step_ms // finest_held.step_ms) * finest_held.step_ms)
+    return Choice(tier, step_ms)
+
+
+def fitting_tier(
+    state: TierState, start_ms: int, end_ms: int, grain_ms: int, *, length_ms: int | None = None, finest: bool = False
+) -> Tier | None:
+    """As `choose_tier`, for buckets that all begin at multiples of `grain_ms`, the first at `start_ms`.
+
+    None where no tier that holds the time has rollups that fit into them. `length_ms` is that of the time that
+    was asked for, where the buckets reach beyond it.
+    """
+    held = _held(state, start_ms)
+    fitting = [tier for tier in held if grain_ms % tier.step_ms == 0]
     if not fitting:
-        return Choice(held[0], -(-step_ms // held[0].step_ms) * held[0].step_ms)
-    prefers_finest = finest or (held[0] is RAW and end_ms - start_ms <= _RAW_PREFERRED_MS)
-    return Choice(fitting[0] if prefers_finest else fitting[-1], step_ms)
+        return None
+    short = (end_ms - start_ms if length_ms is None else length_ms) <= _RAW_PREFERRED_MS
+    prefers_finest = finest or (held[0] is RAW and short)
+    return fitting[0] if prefers_finest else fitting[-1]
+
+
+def finest_tier(state: TierState, start_ms: int) -> Tier:
+    """The finest tier that holds the time; where none does, the one that goes back furthest."""
+    return _held(state, start_ms)[0]
+
+
+def _held(state: TierState, start_ms: int) -> list[Tier]:
+    return [tier for tier in TIERS if start_ms >= state.floors[tier.level]] or [DAY]
 
 
 def parts_of(state: TierState, tier: Tier, start_ms: int, end_ms: int) -> list[Part]:

@@ -16,7 +16,7 @@ import pytest
 from harness.api import Source, ok, serving
 from harness.postgres import Server, new_database
 
-from cloud_ingest.api.history import MAX_POINTS
+from cloud_ingest.api.selection import MAX_POINTS
 from cloud_ingest.store.database import connect
 from cloud_ingest.store.migrate import migrate
 from cloud_ingest.store.status import record_status

@@ -180,7 +180,7 @@ MINUTE = 60_000
 def test_missing_shares_are_the_parts_of_buckets_that_losses_hold() -> None:
     starts = np.array([0, MINUTE, 2 * MINUTE])
     losses = [Loss(-5 * MINUTE, MINUTE // 2, 0.5), Loss(MINUTE, 10 * MINUTE, 0.5), Loss(MINUTE, 2 * MINUTE, 0.75)]
-    assert missing_shares(starts, MINUTE, losses).tolist() == [0.25, 1.0, 0.5]
+    assert missing_shares(starts, np.full_like(starts, MINUTE), losses).tolist() == [0.25, 1.0, 0.5]
 
 
 def test_bounds_replace_what_is_more_and_what_is_not_known() -> None:

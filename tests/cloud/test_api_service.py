@@ -79,6 +79,8 @@ def test_every_described_address_answers_as_described(client: httpx2.Client, sto
         "/api/v1/locations/{path}": [""],
         "/api/v1/devices/{device}/location": [""],
         "/api/v1/devices/{device}/sensors": [""],
+        "/api/v1/metrics/summary": ["", "?metric=*&period=-1d", "?site=nowhere"],
+        "/api/v1/aggregation/{metric}": ["", "?by=site&step=1d&tz=Asia/Seoul"],
         "/health": [""],
         "/readiness": [""],
         "/liveness": [""],
@@ -89,7 +91,7 @@ def test_every_described_address_answers_as_described(client: httpx2.Client, sto
     client.post("/api/v1/locations", json={"path": "plant", "name": "Plant"})
     sensor = {"metric": "b_bytes", "labels": {"x": "1"}, "location": "plant"}
     assert client.put(f"/api/v1/devices/{stored.device}/sensors", json=sensor).status_code == 200
-    names = {"{device}": stored.device, "{id}": str(threshold.json()["id"]), "{path}": "plant"}
+    names = {"{device}": stored.device, "{id}": str(threshold.json()["id"]), "{path}": "plant", "{metric}": "a_total"}
     for path, queries in examples.items():
         schema = description["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         address = path
@@ -123,7 +125,7 @@ def test_the_description_names_every_parameter_that_is_accepted(client: httpx2.C
     assert named["/api/v1/metrics"] == {"device", "metric", "site", "limit", "cursor"}
     assert named["/api/v1/metrics/current"] == {"device", "metric", "site", "since", "limit", "cursor"}
     assert named["/api/v1/metrics/history"] == {
-        "device", "metric", "site", "start", "end", "step", "aggregate", "label.NAME",
+        "device", "metric", "site", "start", "end", "step", "aggregate", "tz", "format", "label.NAME",
     }  # fmt: skip
 
 
@@ -133,7 +135,7 @@ def test_a_large_answer_is_compressed_for_those_who_can_read_that(client: httpx2
     assert "content-encoding" not in plain.headers
     with client.stream("GET", address, headers={"Accept-Encoding": "gzip"}) as response:
         raw = b"".join(response.iter_raw())
-    assert (response.headers["content-encoding"], response.headers["vary"]) == ("gzip", "Accept-Encoding")
+    assert (response.headers["content-encoding"], response.headers["vary"]) == ("gzip", "Accept, Accept-Encoding")
     assert len(raw) < len(plain.content) / 3
     assert json.loads(gzip.decompress(raw)) == plain.json()
 

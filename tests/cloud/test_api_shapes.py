@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_ingest.api.coverage import coverage, typical_interval_ms
-from cloud_ingest.api.shapes import Grid, bucketed, raw
+from cloud_ingest.api.grids import Grid
+from cloud_ingest.api.shapes import bucketed, raw
 from cloud_ingest.store.history import Aggregate, Window
 
 MINUTE = 60_000
@@ -29,7 +30,7 @@ def observe(times: list[int], step: int, now: int = LATER) -> list[float | None]
     interval = typical_interval_ms(
         integers(*map(len, full)), integers(*(bucket[0] for bucket in full)), integers(*(bucket[-1] for bucket in full))
     )
-    return coverage(starts, step, integers(*map(len, held)), interval, now)
+    return coverage(starts, np.full_like(starts, step), integers(*map(len, held)), interval, now)
 
 
 def test_a_series_without_loss_is_covered_whole() -> None:
@@ -67,8 +68,8 @@ def test_one_lost_reading_is_seen() -> None:
 def test_nothing_is_claimed_where_the_interval_cannot_be_told() -> None:
     assert observe([0, 30_000], MINUTE) is None
     assert observe(list(range(0, 10 * MINUTE, 5_000)), 1_000) is None  # no bucket holds two
-    assert coverage(integers(0), 1_000, integers(1), None, LATER) is None
-    assert coverage(integers(0), 1_000, integers(1), 5_000.0, LATER) is None
+    assert coverage(integers(0), integers(1_000), integers(1), None, LATER) is None
+    assert coverage(integers(0), integers(1_000), integers(1), 5_000.0, LATER) is None
 
 
 def test_a_bucket_in_progress_is_judged_by_what_has_passed() -> None:
@@ -83,14 +84,16 @@ def test_a_reading_on_its_way_is_not_missed() -> None:
 
 
 def test_nothing_is_claimed_about_buckets_that_have_just_begun_or_lie_ahead() -> None:
-    covered = coverage(integers(0, MINUTE, 2 * MINUTE), MINUTE, integers(12, 1, 0), 5_000.0, MINUTE + 4_000)
+    covered = coverage(
+        integers(0, MINUTE, 2 * MINUTE), integers(*[MINUTE] * 3), integers(12, 1, 0), 5_000.0, MINUTE + 4_000
+    )
     assert covered == [1.0, None, None]
 
 
 def test_values_that_were_missing_in_a_reading_are_missing_from_coverage() -> None:
     readings, observed = integers(12, 12), integers(12, 6)
     interval = typical_interval_ms(readings, integers(0, MINUTE), integers(55_000, MINUTE + 55_000))
-    assert coverage(integers(0, MINUTE), MINUTE, observed, interval, LATER) == [1.0, 0.5]
+    assert coverage(integers(0, MINUTE), integers(MINUTE, MINUTE), observed, interval, LATER) == [1.0, 0.5]
 
 
 def columns(**lists: list[Any]) -> dict[str, npt.NDArray[Any]]:
@@ -116,10 +119,10 @@ def moment(seconds: float) -> datetime:
 @pytest.mark.parametrize(
     ("start", "end", "expected"),
     [
-        (0, 60, Grid(0, 60_000, 1)),
-        (0, 60.001, Grid(0, 60_000, 2)),
-        (59.999, 60, Grid(0, 60_000, 1)),
-        (61, 179, Grid(60_000, 60_000, 2)),
+        (0, 60, Grid((0, 60_000), 60_000)),
+        (0, 60.001, Grid((0, 60_000, 120_000), 60_000)),
+        (59.999, 60, Grid((0, 60_000), 60_000)),
+        (61, 179, Grid((60_000, 120_000, 180_000), 60_000)),
     ],
 )
 def test_a_grid_holds_whole_buckets_around_the_window(start: float, end: float, expected: Grid) -> None:
@@ -134,8 +137,14 @@ def test_a_grid_holds_whole_buckets_around_the_window(start: float, end: float, 
 )
 def test_a_bucket_without_readings_has_no_value_but_a_count_of_zero(aggregate: Aggregate, empty: float | None) -> None:
     found = columns(
-        series=[0], time=[MINUTE], readings=[2], observed=[2], first=[MINUTE], last=[MINUTE + 5_000], value=[7.0]
+        series=[0],
+        time=[MINUTE],
+        readings=[2],
+        observed=[2],
+        first_time=[MINUTE],
+        last_time=[MINUTE + 5_000],
+        **{aggregate.value: [7.0]},
     )
-    (shape,) = bucketed(found, Grid(0, MINUTE, 3), aggregate, LATER, {})
+    (shape,) = bucketed(found, Grid((0, MINUTE, 2 * MINUTE, 3 * MINUTE), MINUTE), aggregate, LATER, {})
     assert [None if np.isnan(value) else value for value in shape.value] == [empty, 7.0, empty]
     assert shape.time == [f"1970-01-01T00:0{minute}:00.000Z" for minute in range(3)]

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from cloud_ingest.message import Message
 from cloud_ingest.store.batch import BatchWriter, Block
 from cloud_ingest.store.database import connect
-from cloud_ingest.store.history import Aggregate, buckets, find_series
+from cloud_ingest.store.history import Aggregate, Cut, buckets, find_series
 from cloud_ingest.store.migrate import migrate
 from cloud_ingest.store.rollup.keeper import TierKeeper
 from cloud_ingest.store.rollup.state import from_ms, read_state, take_lease
@@ -238,13 +238,12 @@ class TierMachine(RuleBasedStateMachine):
         series = find_series(self.connection, metric=metric, devices=[], site=None, labels={}, limit=10)
         found = buckets(
             self.connection,
-            series,
+            [one.places for one in series],
             parts_of(state, choice.tier, first, last),
-            start=from_ms(first),
-            step=timedelta(milliseconds=choice.step_ms),
-            aggregate=aggregate,
+            Cut(from_ms(first), timedelta(milliseconds=choice.step_ms)),
+            [aggregate],
         )
-        rows = zip(found["series"].tolist(), found["time"].tolist(), found["value"].tolist(), strict=True)
+        rows = zip(found["series"].tolist(), found["time"].tolist(), found[aggregate.value].tolist(), strict=True)
         answer = {(series[index].device, metric, time): value for index, time, value in rows}
         earliest = max(first, state.floors[choice.tier.level])
         points = expected(self.sent, choice.step_ms, earliest, last)
