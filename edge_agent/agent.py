@@ -28,6 +28,7 @@ from edge_agent.reading import Reading
 from edge_agent.reload import change
 from edge_agent.sdnotify import Notifier
 from edge_agent.status_server import Facts
+from edge_agent.timestamps import Doubting, Timestamps, Trusting
 from edge_agent.write_behind import WriteBehindOutbox
 from telemetry_contract.desired import DesiredConfig
 from telemetry_contract.payload import DesiredState
@@ -62,7 +63,9 @@ def run_once(config: Config, timeout_seconds: float) -> int:
     with ExitStack() as built:
         outbox = open_outbox(config)
         built.callback(outbox.close)
-        publisher = Publisher(config, outbox, identity(config), on_failure=orders.stop)
+        who = identity(config)
+        times = timestamps(config, who.boot_id, outbox)
+        publisher = Publisher(config, outbox, who, on_failure=orders.stop, timestamps=times)
         collection = Collection(config, publisher.append)
         built.pop_all()
     with orders.by_signals():
@@ -103,7 +106,12 @@ class Agent:
             self._identity = identity(self._config, self._desired.report)
             self._server = self._listening(config)
             self._publisher = Publisher(
-                config, outbox, self._identity, on_failure=self._fail, on_config=self._desired.hear
+                config,
+                outbox,
+                self._identity,
+                on_failure=self._fail,
+                on_config=self._desired.hear,
+                timestamps=timestamps(config, self._identity.boot_id, outbox),
             )
             built.pop_all()
 
@@ -289,6 +297,13 @@ def open_outbox(config: Config) -> Outbox:
         min_resolution_seconds=config.outbox.min_resolution_seconds,
         machine_id=machine_id(_MACHINE_ID),
     )
+
+
+def timestamps(config: Config, boot: str, outbox: Outbox) -> Timestamps:
+    """How readings get their times, as the configuration says."""
+    if config.clock.trust == "always":
+        return Trusting()
+    return Doubting(boot, max_wait_seconds=config.clock.max_wait_seconds, newest_ms=outbox.newest_ms())
 
 
 def identity(config: Config, desired: DesiredState | None = None) -> Identity:

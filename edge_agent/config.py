@@ -528,6 +528,13 @@ class Outbox(_Section):
     flush_after_seconds: Annotated[Seconds, Field(ge=0, le=86_400)] = 0.0
 
 
+class Clock(_Section):
+    """Whether to believe this machine's clock, and how long to wait for the time where that is in doubt."""
+
+    trust: Literal["auto", "always"] = "auto"
+    max_wait_seconds: Annotated[Seconds, Field(ge=0, le=86_400)] = 300.0
+
+
 class Delivery(_Section):
     """What counts as delivered, and how much may be on its way at a time."""
 
@@ -582,6 +589,7 @@ class Config(_Section):
     sampling: Sampling = Sampling()
     collectors: Collectors = Collectors()
     outbox: Outbox = Field(default_factory=Outbox)
+    clock: Clock = Clock()
     delivery: Delivery = Delivery()
     status: Status = Status()
     desired: Desired = Desired()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from edge_agent.timestamps import ClockReport
 from telemetry_contract.payload import OutboxState
 
 
@@ -23,7 +24,7 @@ class DeliveryReport:
     """How delivery stands.
 
     `in_flight` messages are unconfirmed, and `stalled` says that nothing is confirmed any more. `in_memory` readings
-    wait for a disk that refuses them, if `disk_fails`.
+    wait for a disk that refuses them, if `disk_fails`, and `untimed_readings` until it is known when they were taken.
     """
 
     stream: UUID
@@ -32,5 +33,7 @@ class DeliveryReport:
     stalled: bool
     in_memory: int
     disk_fails: bool
+    untimed_readings: int
+    clock: ClockReport
     outbox: OutboxState
     counts: DeliveryCounts = field(default_factory=DeliveryCounts)

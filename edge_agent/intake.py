@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Final
 
 from edge_agent.errors import OutboxCorrupt, OutboxError
@@ -47,20 +47,31 @@ class Intake:
 
         Raises OutboxCorrupt.
         """
+        seqs: list[int] = []
+        self._empty(lambda readings, lost: seqs.extend(outbox.append_many(readings, lost=lost, spared=spared)))
+        return seqs
+
+    def hold(self, outbox: Outbox, boot: str, spared: Container[int] = ()) -> None:
+        """Stores the readings, which are of this boot, until their times are known; unless the disk refuses them.
+
+        Raises OutboxCorrupt.
+        """
+        self._empty(lambda readings, lost: outbox.hold(boot, readings, lost=lost, spared=spared))
+
+    def _empty(self, storing: Callable[[list[Reading], int], None]) -> None:
         if not self._waiting:
-            return []
+            return
         try:
-            seqs = outbox.append_many(list(self._waiting), lost=self._lost, spared=spared)
+            storing(list(self._waiting), self._lost)
         except OutboxCorrupt:
             raise
         except OutboxError as exc:
             if not self._refused:
                 log.warning("%s; readings wait in memory until it takes them", exc)
                 self._refused = True
-            return []
+            return
         if self._refused:
-            log.warning("the outbox takes readings again: %d waited, %d were dropped", len(seqs), self._lost)
+            log.warning("the outbox takes readings again: %d waited, %d were dropped", len(self._waiting), self._lost)
             self._refused = False
         self._waiting.clear()
         self._values = self._lost = 0
-        return seqs

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 from edge_agent.clock import Moment
 
@@ -45,6 +46,16 @@ def synchronised() -> bool | None:
         return None
     answer = _Timex()
     return None if ask(ctypes.byref(answer)) < 0 else not answer.status & _STA_UNSYNC
+
+
+def kept_while_off(devices: Path = Path("/sys/class/rtc")) -> bool:
+    """Whether the machine has a clock that goes on while it is off, as far as the kernel shows it; else it has."""
+    if sys.platform != "linux":
+        return True
+    try:
+        return any(devices.iterdir())
+    except OSError:
+        return False
 
 
 @cache

@@ -22,6 +22,7 @@ from edge_agent.intake import Intake
 from edge_agent.mqtt import Acknowledged, Connected, Disconnected, Event, Link, Received, Will
 from edge_agent.outbox import Outbox, StoredTick
 from edge_agent.reading import Reading
+from edge_agent.timestamps import Timestamps, Trusting
 from edge_agent.window import Lane, Limits, Range, Window
 from telemetry_contract.codec import Encoded, decode_ack, encode
 from telemetry_contract.errors import PayloadError
@@ -37,6 +38,8 @@ _GOODBYE_SECONDS: Final = 1.0
 _TOPIC_BYTES: Final = 1_024
 _RECENT_TICKS: Final = 1_000
 _MAX_ARRIVED: Final = 1_000
+_RELEASED_AT_A_TIME: Final = 200
+_NOTE_NEWEST_SECONDS: Final = 600.0
 # MQTT 5, section 3.4.2.1: a PUBACK that refuses this message, not every one.
 _FOR_ITS_CONTENT: Final = frozenset({"Packet too large", "Payload format invalid", "Topic name invalid"})
 
@@ -79,8 +82,13 @@ class Publisher:
         identity: Identity,
         on_failure: Callable[[], None] = lambda: None,
         on_config: Callable[[bytes], None] = lambda _: None,
+        *,
+        timestamps: Timestamps | None = None,
     ) -> None:
-        """`on_config` is called in its thread with each payload of the topic of the desired configuration."""
+        """`on_config` is called in its thread with each payload of the topic of the desired configuration.
+
+        Without `timestamps` readings have the right times already.
+        """
         self._config = config
         self._outbox = outbox
         self._identity = identity
@@ -97,6 +105,7 @@ class Publisher:
             )
         )
         self._intake = Intake()
+        self._untimed = Intake()  # readings whose true times are not known yet
         self._queue: SimpleQueue[Reading | Event | Identity | _Proof | _Stop] = SimpleQueue()
         self._link = Link(
             config.broker,
@@ -110,9 +119,14 @@ class Publisher:
         # Shared between threads: `_appended` is guarded by the lock; of the others the thread replaces each as a whole.
         self._lock = threading.Lock()
         self._appended = 0
-        self._accounted = (0, outbox.depth)  # of so many appended ones and what was there before, so many are held
+        self._accounted = (
+            0,
+            outbox.depth + outbox.waiting,
+        )  # of so many appended ones and what was there before, so many are held
         self._progress_at = time.monotonic()
         # The thread's own.
+        self._timestamps: Timestamps = Trusting() if timestamps is None else timestamps
+        self._newest_due = 0.0
         self._connection: Connected | None = None
         self._packets: dict[int, int] = {}  # packet id -> the window's id, of this connection
         self._taken = 0
@@ -209,7 +223,8 @@ class Publisher:
         """One round: listen, store, maintain, send."""
         self._listen(arrived)
         self._guarded(self._work)
-        self._accounted = (self._taken, self._outbox.depth + self._intake.waiting)
+        held = self._outbox.depth + self._outbox.waiting + self._intake.waiting + self._untimed.waiting
+        self._accounted = (self._taken, held)
         self._progress_at = time.monotonic()
         if self._progress_at >= self._report_due:
             self._report_due = self._progress_at + _STEP_SECONDS
@@ -236,6 +251,7 @@ class Publisher:
         self._store()
         self._settle_all()
         now = time.monotonic()
+        self._release(now)
         if now >= self._maintenance_due:
             self._maintenance_due = now + self._timeout
             self._maintain(now)
@@ -248,12 +264,14 @@ class Publisher:
         for event in arrived:
             match event:
                 case Reading():
-                    self._intake.add([event])
+                    timed = self._timestamps.stamped(event)
+                    (self._untimed if timed is None else self._intake).add([timed or event])
                     self._taken += 1
                 case Connected():
                     self._connection = event
                     self._packets.clear()
                     self._window.connect(event.receive_maximum)
+                    self._timestamps.connected(time.monotonic())
                     self._status_due = 0.0
                 case Disconnected():
                     self._disconnected()
@@ -265,17 +283,39 @@ class Publisher:
                     self._identity = event
                     self._status_due = 0.0
                 case _Proof():
-                    self._proof = replace(event, first=self._outbox.next_seq + self._intake.waiting)
+                    self._proof = replace(event, first=self._next_unseen())
                 case _Stop():
                     self._stop_at = time.monotonic() + event.grace_seconds
 
     def _store(self) -> None:
-        seqs = self._intake.store(self._outbox, self._window.unconfirmed)
+        self._appended_to_outbox(self._intake.store(self._outbox, self._window.unconfirmed))
+        self._untimed.hold(self._outbox, self._identity.boot_id, self._window.unconfirmed)
+        if self._outbox.unflushed and self._unflushed_since is None:
+            self._unflushed_since = time.monotonic()
+
+    def _next_unseen(self) -> int:
+        """A number that no reading gets that is here already."""
+        return self._outbox.next_seq + self._intake.waiting + self._untimed.waiting + self._outbox.waiting
+
+    def _release(self, now: float) -> None:
+        """Gives what waited for its time its place among what is to be sent, once that is known."""
+        self._timestamps.look(now)
+        if not self._outbox.waiting or not self._timestamps.settled:
+            return
+        times = self._timestamps.times(self._outbox.boots())
+        while released := self._outbox.release(times, _RELEASED_AT_A_TIME):
+            self._appended_to_outbox(released)
+
+    def _appended_to_outbox(self, seqs: Sequence[int]) -> None:
         if seqs:
             for seq, layout in self._outbox.index(seqs[0]):
                 self._window.appended(seq, layout)
-        if self._outbox.unflushed and self._unflushed_since is None:
-            self._unflushed_since = time.monotonic()
+
+    def _note_newest(self) -> None:
+        """What is measured later was measured later, also after a restart without the time."""
+        now_ms = self._timestamps.now_ms()
+        if now_ms is not None and self._timestamps.doubting:
+            self._outbox.note_newest(now_ms)
 
     def _settle_all(self) -> None:
         """Of what was confirmed since the last time."""
@@ -290,6 +330,7 @@ class Publisher:
         self._connection = None
         self._packets.clear()
         self._window.disconnect()
+        self._timestamps.disconnected()
 
     def _acknowledged(self, event: Acknowledged) -> list[int]:
         """The ticks of a message that the broker has."""
@@ -322,6 +363,8 @@ class Publisher:
             if self._counts.ignored_acks == 1:
                 log.warning("ignored a message on %s, and will ignore others like it: %s", event.topic, exc)
             return None
+        if not event.retained:  # else it is older
+            self._timestamps.server_said(ack.server_time)
         mine = ack.stream == self._outbox.stream and not self._by_broker
         self._counts.commit_acks += mine
         return ack if mine and ack.committed else None
@@ -369,6 +412,9 @@ class Publisher:
         ):
             self._outbox.flush(self._window.unconfirmed)
             self._unflushed_since = None
+        if now >= self._newest_due:
+            self._newest_due = now + _NOTE_NEWEST_SECONDS
+            self._note_newest()
         self._window.expire(now)
         if self._window.is_unanswered(now):
             log.warning("the broker has stopped to answer: connecting anew")
@@ -463,7 +509,7 @@ class Publisher:
             stream=self._outbox.stream,
             boot_id=self._identity.boot_id,
             agent_version=__version__,
-            time=time.time_ns() // 1_000_000,
+            time=self._timestamps.now_ms(),
             reason=None if online else "stopped",
             outbox=self._outbox.state(),
             config_hash=self._identity.config_hash,
@@ -476,8 +522,10 @@ class Publisher:
             connected=self._connection is not None,
             in_flight=self._window.in_flight,
             stalled=self._window.stalled,
-            in_memory=self._intake.waiting,
-            disk_fails=self._disk_fails or self._intake.waiting > 0,
+            in_memory=(in_memory := self._intake.waiting + self._untimed.waiting),
+            disk_fails=self._disk_fails or in_memory > 0,
+            untimed_readings=self._outbox.waiting + self._untimed.waiting,
+            clock=self._timestamps.report(),
             outbox=self._outbox.state(),
             counts=replace(self._counts),
         )
@@ -508,7 +556,7 @@ class Publisher:
     def _begin_stream(self) -> None:
         self._ack = None
         if self._proof is not None:
-            self._proof = replace(self._proof, first=self._outbox.next_seq + self._intake.waiting)
+            self._proof = replace(self._proof, first=self._next_unseen())
         self._unsettled = []
         self._highest_sent = 0
         self._window.reset()
@@ -534,10 +582,11 @@ class Publisher:
         try:
             self._store()
             self._settle_all()
+            self._note_newest()
         except OutboxError as exc:
             log.warning("%s", exc)
-        if self._intake.waiting:
-            log.error("%d readings that the outbox did not take are lost", self._intake.waiting)
+        if refused := self._intake.waiting + self._untimed.waiting:
+            log.error("%d readings that the outbox did not take are lost", refused)
         with contextlib.suppress(OutboxError):
             self._report = self._reported()
 

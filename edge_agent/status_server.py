@@ -120,6 +120,8 @@ AGENT_METRICS: Final = {
         _metric("agent_outbox_thinned_ticks_total", "Ticks of this stream that were left out of the oldest ones."),
         _metric("agent_outbox_write_failing", "1 while the disk refuses the outbox, else 0."),
         _metric("agent_waiting_readings", "Readings in memory that the disk refuses."),
+        _metric("agent_clock_known", "1 while the time is known, else 0."),
+        _metric("agent_untimed_readings", "Readings that wait until it is known when they were taken."),
         _metric("agent_sent_messages_total", "Messages with ticks that were sent, again ones included."),
         _metric("agent_sent_ticks_total", "Ticks that were sent, again ones included."),
         _metric("agent_confirmed_ticks_total", "Ticks that were confirmed."),
@@ -148,6 +150,8 @@ def _own_values(facts: Facts) -> Iterator[tuple[str, float]]:
     yield "agent_outbox_thinned_ticks_total", outbox.thinned
     yield "agent_outbox_write_failing", delivery.disk_fails
     yield "agent_waiting_readings", delivery.in_memory
+    yield "agent_clock_known", delivery.clock.known
+    yield "agent_untimed_readings", delivery.untimed_readings
     yield "agent_sent_messages_total", counts.messages_sent
     yield "agent_sent_ticks_total", counts.ticks_sent
     yield "agent_confirmed_ticks_total", counts.ticks_confirmed

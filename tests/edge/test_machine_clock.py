@@ -2,6 +2,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,3 +75,10 @@ def test_systems_without_such_a_kernel_can_not_say(monkeypatch: pytest.MonkeyPat
         assert abs(machine_clock.boot_ns() - time.monotonic_ns()) < 1_000_000_000
     finally:
         machine_clock._adjtimex.cache_clear()  # noqa: SLF001
+
+
+def test_a_clock_that_goes_on_while_off_is_where_the_kernel_shows_one(tmp_path: Path) -> None:
+    assert not machine_clock.kept_while_off(tmp_path / "absent")
+    assert not machine_clock.kept_while_off(tmp_path)
+    (tmp_path / "rtc0").mkdir()
+    assert machine_clock.kept_while_off(tmp_path)

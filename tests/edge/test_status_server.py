@@ -21,6 +21,7 @@ from edge_agent.publisher import Identity
 from edge_agent.reading import Reading
 from edge_agent.statistics import CollectorCounts
 from edge_agent.status_server import AGENT_METRICS, Facts, answer
+from edge_agent.timestamps import ClockReport
 from telemetry_contract.metrics import CATALOGUE
 from telemetry_contract.payload import DesiredState, OutboxState
 from telemetry_contract.series import SeriesKey
@@ -45,6 +46,8 @@ WELL = Facts(
         stalled=False,
         in_memory=0,
         disk_fails=False,
+        untimed_readings=0,
+        clock=ClockReport(known=True, source="system"),
         outbox=OutboxState(
             depth=3, bytes=4_096, low=5, next_seq=8, oldest_time=1_763_678_400_123, dropped=1, thinned=4
         ),
@@ -86,6 +89,8 @@ def test_metrics_are_those_of_the_collectors_and_of_the_agent() -> None:
         "agent_outbox_thinned_ticks_total": 4,
         "agent_outbox_write_failing": 0,
         "agent_waiting_readings": 0,
+        "agent_clock_known": 1,
+        "agent_untimed_readings": 0,
         "agent_sent_messages_total": 10,
         "agent_sent_ticks_total": 20,
         "agent_confirmed_ticks_total": 9,
@@ -160,6 +165,8 @@ def test_status_is_json() -> None:
             "stalled": False,
             "in_memory": 0,
             "disk_fails": False,
+            "untimed_readings": 0,
+            "clock": {"known": True, "source": "system", "ahead_of_cloud_ms": None},
         },
         "collectors": {"cpu": {"failures": 1, "overruns": 2, "rejected_values": 3, "superseded_values": 0}},
     }

@@ -30,10 +30,14 @@ class Arrival:
 
 
 class Committer:
-    """Subscribes like an ingester. With `acknowledging` it commits what it gets, and says so after each message."""
+    """Subscribes like an ingester. With `acknowledging` it commits what it gets, and says so after each message.
+
+    `time_ms` is what it says that the time is.
+    """
 
     def __init__(self, host: str, port: int, *, protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5) -> None:
         self.acknowledging = True
+        self.time_ms = 1
         self.arrivals: list[Arrival] = []
         self.statuses: list[tuple[Status, bool]] = []
         self.committed: dict[UUID, set[int]] = defaultdict(set)
@@ -64,7 +68,7 @@ class Committer:
 
     def acknowledge(self, stream: UUID, ranges: list[tuple[int, int]], *, topic: Topic | None = None) -> None:
         """Sends a commit ack, whatever is true."""
-        ack = CommitAck(v=VERSION, stream=stream, committed=ranges, server_time=1)
+        ack = CommitAck(v=VERSION, stream=stream, committed=ranges, server_time=self.time_ms)
         self.publish(encode(ack).payload, topic=topic)
 
     def publish(self, payload: bytes, *, topic: Topic | None = None) -> None:
