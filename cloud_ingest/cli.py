@@ -133,6 +133,20 @@ def check_config(config_file: ConfigFile = None) -> None:
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
 
 
+@app.command()
+def cardinality(
+    config_file: ConfigFile = None,
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
+) -> None:
+    """The devices with the most series, and how many messages were refused because there would have been too many."""
+    from cloud_ingest import cardinality_report  # noqa: PLC0415
+    from cloud_ingest.store.cardinality import largest  # noqa: PLC0415
+
+    with _told_to_people(), _connection(config_file) as connection:
+        print(cardinality_report.table(largest(connection, limit)))
+
+
 @rejected_app.command("list")
 def rejected_list(
     config_file: ConfigFile = None,

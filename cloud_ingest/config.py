@@ -190,7 +190,8 @@ class Broker(_Section):
 class Ingest(_Section):
     """How samples are taken from the broker and written.
 
-    `group` names the shared subscription; null subscribes plainly, as MQTT 3.1.1 must.
+    `group` names the shared subscription; null subscribes plainly, as MQTT 3.1.1 must. Null, or 0, sets no limit to
+    what a device may have.
     """
 
     group: Annotated[str, AfterValidator(_check_group)] | None = "cloud-ingest"
@@ -201,6 +202,8 @@ class Ingest(_Section):
     max_message_bytes: Annotated[int, Field(ge=1_024, le=268_435_455)] = 1024 * 1024
     max_decompressed_bytes: Annotated[int, Field(ge=1_024, le=1024**3)] = 16 * 1024 * 1024
     max_future_seconds: Annotated[int, Field(ge=0)] = 3_600
+    max_series_per_device: Annotated[int, Field(ge=0)] | None = 10_000
+    max_layouts_per_device: Annotated[int, Field(ge=0)] | None = 1_000
     ack_interval_seconds: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = 1.0
     metrics_listen: Listen | None = None
 

@@ -1,13 +1,10 @@
-"""Rejected messages as text for a terminal.
-
-What came from outside may hold anything, escape sequences for the terminal included: only printable characters are
-passed on.
-"""
+"""Rejected messages as text for a terminal."""
 
 from collections.abc import Sequence
 from typing import Final
 
 from cloud_ingest.store.rejected import RejectedRow
+from cloud_ingest.terminal import columns, printable
 from telemetry_contract import compression
 from telemetry_contract.errors import PayloadError
 
@@ -33,11 +30,7 @@ def table(rows: Sequence[RejectedRow]) -> str:
         )
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in (heads, *lines)) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in (heads, *lines)
-    )
+    return columns([heads, *lines])
 
 
 def details(row: RejectedRow) -> str:
@@ -57,11 +50,6 @@ def details(row: RejectedRow) -> str:
     width = max(map(len, facts)) + 1
     head = "\n".join(f"{name + ':':<{width}} {text}" for name, text in facts.items())
     return f"{head}\n\n{_payload(row.payload)}"
-
-
-def printable(text: str) -> str:
-    """The text with every character that a terminal would not simply show written as an escape."""
-    return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in text)
 
 
 def _payload(payload: bytes) -> str:

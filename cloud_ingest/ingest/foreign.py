@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from cloud_ingest.config import Config
-from cloud_ingest.derived.feels_like import feels_like
 from cloud_ingest.foreign.blocks import Bounds, decode_foreign
 from cloud_ingest.foreign.flat_json import JsonInterpreter
 from cloud_ingest.foreign.influx import InfluxInterpreter
@@ -21,8 +20,8 @@ from cloud_ingest.ingest.batcher import Cut
 from cloud_ingest.ingest.metrics import IngestMetrics
 from cloud_ingest.ingest.mqtt_source import KeptSession, MqttSource
 from cloud_ingest.ingest.pipeline import Pipeline
-from cloud_ingest.store.batch import BatchWriter
 from cloud_ingest.store.lease import Lease
+from cloud_ingest.writer import writer_of
 
 _LEASE_SECONDS: Final = 2.0  # how often the lease is asked for or about
 
@@ -84,11 +83,10 @@ class ForeignIngest:
             self._metrics.source_up.labels(self._name).set_function(lambda: 0.0)
 
     def _pipeline(self, source: MqttSource) -> Pipeline:
-        url = self._config.database_url.get_secret_value()
         interpreter = interpreter_of(self._name, self._settings)
         return Pipeline(
             source,
-            BatchWriter(url, feels_like(self._config.derived.feels_like)),
+            writer_of(self._config),
             cut=self._cut,
             decode=lambda message, now_ms: decode_foreign(message, interpreter, self._bounds, now_ms),
             ack_interval=self._config.ingest.ack_interval_seconds,

@@ -10,7 +10,6 @@ from typing import Final, Protocol
 from prometheus_client import start_http_server
 
 from cloud_ingest.config import Config
-from cloud_ingest.derived.feels_like import feels_like
 from cloud_ingest.errors import ConfigError
 from cloud_ingest.ingest.batcher import Cut
 from cloud_ingest.ingest.decode import Limits, decode
@@ -20,7 +19,7 @@ from cloud_ingest.ingest.metrics import IngestMetrics
 from cloud_ingest.ingest.mqtt_source import MqttSource
 from cloud_ingest.ingest.pipeline import Pipeline
 from cloud_ingest.ingest.source import Source
-from cloud_ingest.store.batch import BatchWriter
+from cloud_ingest.writer import writer_of
 
 _MAX_BATCH_BYTES: Final = 64 * 1024 * 1024
 # While one thread decodes, the one that commits wants a turn after each answer of the database, and by default waits
@@ -67,7 +66,7 @@ def run(config: Config, stop: threading.Event, make_source: Callable[[Config], B
     )
     pipeline = Pipeline(
         source,
-        BatchWriter(config.database_url.get_secret_value(), feels_like(config.derived.feels_like)),
+        writer_of(config),
         cut=cut,
         decode=lambda message, now_ms: decode(message, limits, now_ms),
         ack_interval=config.ingest.ack_interval_seconds,

@@ -12,6 +12,7 @@ import psycopg
 
 from cloud_ingest.message import Message
 from cloud_ingest.store import gaps, ledger, publishers, rejected
+from cloud_ingest.store.cardinality import NO_LIMIT, Budget
 from cloud_ingest.store.content import Candidates
 from cloud_ingest.store.database import Connection, connect, translated
 from cloud_ingest.store.directory import Directory, Keys
@@ -69,7 +70,16 @@ class Block:
 
     def refused(self, reason: str, detail: str) -> "Block":
         """The same block, to be parked and not stored."""
-        return replace(self, rejection=Rejection(self.message, reason, detail))
+        return replace(self, rejection=Rejection(self.message, reason, detail, self.device))
+
+    @property
+    def parked(self) -> Rejection | None:
+        """Its rejection, with what of the ledger is parked and not stored."""
+        if self.rejection is None:
+            return None
+        if self.publisher is not None:
+            return self.rejection
+        return replace(self.rejection, stream=self.stream, ranges=runs(self.seqs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +132,15 @@ class _Settled(NamedTuple):
 class BatchWriter:
     """Writes batches over one connection, opened when needed and opened anew after a failure. Not thread-safe.
 
-    `derive` adds to a block what is computed from it; the same for the same block.
+    `derive` adds to a block what is computed from it; the same for the same block. `budget` is each device's.
     """
 
-    def __init__(self, url: str, derive: Callable[[Block], Block] = lambda block: block) -> None:
+    def __init__(
+        self, url: str, derive: Callable[[Block], Block] = lambda block: block, budget: Budget = NO_LIMIT
+    ) -> None:
         self._url = url
         self._derive = derive
+        self._budget = budget
         self._session: _Session | None = None
 
     def write(self, blocks: list[Block], rejections: list[Rejection]) -> Outcome:
@@ -158,7 +171,7 @@ class BatchWriter:
                 with translated():
                     connection.execute(_LET_GO)
                 require_current(connection)
-                self._session = _Session(connection, Directory(connection), Placement(connection))
+                self._session = _Session(connection, Directory(connection, self._budget), Placement(connection))
             except BaseException:
                 connection.close()
                 raise
@@ -173,14 +186,18 @@ def _write(session: _Session, blocks: list[Block], rejections: list[Rejection]) 
     # Of several that want a device the first is the last of the reversed
     if claims := {devices[it.device]: it.publisher for it in reversed(blocks) if it.publisher is not None}:
         publishers.claim(session.connection, claims)
-    layouts, invalid = directory.layouts(block.keys for block in blocks if block.rejection is None)
-    if invalid:
+    layouts, refused = directory.layouts(
+        # A tick without values is settled, but there is nothing to store
+        (devices[block.device], block.keys)
+        for block in blocks
+        if block.rejection is None and block.keys
+    )
+    if refused:
         blocks = [
-            block.refused("invalid_series_key", invalid[block.keys]) if block.keys in invalid else block
+            block.refused(*why) if (why := refused.get((devices[block.device], block.keys))) is not None else block
             for block in blocks
         ]
     storable = [block for block in blocks if block.rejection is None]
-    directory.note_device_layouts((devices[block.device], layouts[block.keys]) for block in storable)
     streams = _by_stream(blocks)
     outcome = None
     while outcome is None:
@@ -208,7 +225,7 @@ def _settle(session: _Session, streams: _Streams, rejections: list[Rejection], n
         rejections = [
             *rejections,
             *taken,
-            *(block.rejection for block in _flat(fresh) if block.rejection is not None),
+            *(parked for block in _flat(fresh) if (parked := block.parked) is not None),
             *(_foreign_stream(block) for block in foreign),
         ]
         rejected.park(connection, rejections)
@@ -326,7 +343,8 @@ def _incoming(group: list[Block]) -> list[Range]:
 
 
 def _foreign_stream(block: Block) -> Rejection:
-    return Rejection(block.message, "foreign_stream", f"stream {block.stream} belongs to another device")
+    detail = f"stream {block.stream} belongs to another device"
+    return Rejection(block.message, "foreign_stream", detail, block.device)
 
 
 def _without_settled(group: list[Block], settled: list[Range]) -> list[Block]:
@@ -374,7 +392,7 @@ def _copy(connection: Connection, placement: Placement, blocks: list[Block], num
     """Stores the ticks of the blocks; how many samples these had."""
     by_layout: dict[int, list[Block]] = {}
     for block in blocks:
-        if block.keys:  # a tick without values is settled, but there is nothing to store
+        if block.keys:
             by_layout.setdefault(numbers.layouts[block.keys], []).append(block)
     parts = []
     late = Late()

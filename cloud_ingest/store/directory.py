@@ -5,33 +5,39 @@ leaves a name nobody uses yet, which does no harm, and no batch holds locks on n
 """
 
 import hashlib
+import time
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
-from cloud_ingest.store import ledger
+from cloud_ingest.store import cardinality, ledger
+from cloud_ingest.store.cardinality import Budget, Layout, Refusal
 from cloud_ingest.store.database import Connection
 from telemetry_contract.errors import InvalidSeriesKey
-from telemetry_contract.metrics import unit_of
-from telemetry_contract.series import SeriesKey
 
-MAX_SERIES_A_TICK: Final = 10_000
 _MAX_CACHED_LAYOUTS: Final = 100_000
+_MAX_CACHED_PAIRS: Final = 1_000_000
 _MAX_CACHED_STREAMS: Final = 1_000_000
+# How long it may take until an ingester notices that the worker has retired a layout, or that a budget has room again.
+_ADMITTED_SECONDS: Final = 3_600.0
+_REFUSED_SECONDS: Final = 60.0
 
 Keys: TypeAlias = tuple[str, ...]
+# A device by its number, and the keys of a tick of it.
+Sent: TypeAlias = tuple[int, Keys]
 
 
 class Directory:
     """The numbers of one database, remembered. A new connection gets a new directory: it may be another database."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, budget: Budget) -> None:
         self._connection = connection
+        self._budget = budget
         self._devices: dict[str, tuple[int, str]] = {}
         self._layouts: dict[Keys, int] = {}
-        self._device_layouts: set[tuple[int, int]] = set()
+        self._admitted: set[tuple[int, int]] = set()
+        self._refused: dict[tuple[int, bytes], Refusal] = {}
+        self._admitted_until = self._refused_until = 0.0
         self._streams: set[UUID] = set()
 
     def devices(self, wanted: Iterable[tuple[str, str]]) -> dict[str, int]:
@@ -50,30 +56,22 @@ class Directory:
             self._devices.update((name, (device_id, sites[name])) for name, device_id in rows)
         return {name: self._devices[name][0] for name in sites}
 
-    def layouts(self, wanted: Iterable[Keys]) -> tuple[dict[Keys, int], dict[Keys, str]]:
-        """Keys -> number of the layout, and for keys that can't be a layout a text that says what is wrong."""
-        if len(self._layouts) > _MAX_CACHED_LAYOUTS:
-            self._layouts.clear()
+    def layouts(self, wanted: Iterable[Sent]) -> tuple[dict[Keys, int], dict[Sent, Refusal]]:
+        """Keys -> number of the layout, and for what a device may not send the reason. Each has at least one key."""
+        self._forget()
         numbers: dict[Keys, int] = {}
-        invalid: dict[Keys, str] = {}
-        for keys in set(wanted):
-            try:
-                numbers[keys] = self._layouts[keys] if keys in self._layouts else self._layout(keys)
-            except InvalidSeriesKey as exc:
-                invalid[keys] = str(exc)
-        return numbers, invalid
-
-    def note_device_layouts(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Remembers that these devices (first) send these layouts (second)."""
-        new = sorted(set(pairs) - self._device_layouts)
-        if not new:
-            return
-        self._connection.execute(
-            "insert into telemetry.device_layout (device_id, layout_id)"
-            " select * from unnest(%(devices)s::integer[], %(layouts)s::integer[]) on conflict do nothing",
-            {"devices": [device for device, _ in new], "layouts": [layout for _, layout in new]},
-        )
-        self._device_layouts.update(new)
+        unknown: list[Sent] = []
+        for sent in dict.fromkeys(wanted):
+            device, keys = sent
+            layout_id = self._layouts.get(keys)
+            if layout_id is not None and (device, layout_id) in self._admitted:
+                numbers[keys] = layout_id
+            else:
+                unknown.append(sent)
+        if not unknown:
+            return numbers, {}
+        found, refused = self._admit(unknown)
+        return numbers | found, refused
 
     def make_streams(self, wanted: Iterable[tuple[UUID, int]]) -> None:
         """Makes the ledger rows of streams, each with the number of its device, where there are none."""
@@ -88,51 +86,58 @@ class Directory:
         """Some of them are gone: somebody deleted rows of the ledger."""
         self._streams.clear()
 
-    def _layout(self, keys: Keys) -> int:
-        if len(keys) > MAX_SERIES_A_TICK:
-            raise InvalidSeriesKey(f"{len(keys)} series in one tick, more than {MAX_SERIES_A_TICK}")
-        series = [SeriesKey.parse(key) for key in keys]
-        canonical = [str(key) for key in series]
-        if len(set(canonical)) < len(canonical):
-            twice = next(key for key in canonical if canonical.count(key) > 1)
-            raise InvalidSeriesKey(f"series {twice!r} is given twice, with its labels in another order")
-        self._layouts[keys] = layout_id = self._find_or_make(series, canonical)
-        return layout_id
+    def _admit(self, unknown: list[Sent]) -> tuple[dict[Keys, int], dict[Sent, Refusal]]:
+        refused = {sent: why for sent in unknown if (why := self._refused.get(_short(sent))) is not None}
+        layouts: dict[Keys, Layout | Refusal] = {
+            keys: _layout(keys) for keys in {sent[1] for sent in unknown if sent not in refused}
+        }
+        wanted: dict[Sent, Layout] = {}
+        for sent in unknown:
+            layout = layouts.get(sent[1])
+            if isinstance(layout, Refusal):
+                refused[sent] = layout
+            elif layout is not None:
+                wanted[sent] = layout
+        if not wanted:
+            return {}, refused
+        pairs = [(device, layout) for (device, _), layout in wanted.items()]
+        numbers = cardinality.counted(self._connection, pairs)
+        new = [pair for pair in pairs if (pair[0], pair[1].digest) not in numbers]
+        too_much: dict[cardinality.Pair, Refusal] = {}
+        if new:
+            admitted, too_much = cardinality.admit(self._connection, new, self._budget)
+            numbers |= admitted
+        found: dict[Keys, int] = {}
+        for sent, layout in wanted.items():
+            pair = sent[0], layout.digest
+            if pair in numbers:
+                self._layouts[sent[1]] = found[sent[1]] = numbers[pair]
+                self._admitted.add((sent[0], numbers[pair]))
+            else:
+                self._refused[_short(sent)] = refused[sent] = too_much[pair]
+        return found, refused
 
-    def _find_or_make(self, series: list[SeriesKey], canonical: list[str]) -> int:
-        # A canonical key holds no line feed: its labels escape it
-        digest = hashlib.sha256("\n".join(canonical).encode()).digest()
-        found = self._connection.execute(
-            "select layout_id from telemetry.layout where digest = %s", [digest]
-        ).fetchone()
-        if found is not None:
-            return int(found[0])
-        with self._connection.transaction():
-            self._make_series(series, canonical)
-            # The layout and its positions appear together; who loses the race finds both
-            made = self._connection.execute(
-                "insert into telemetry.layout (digest) values (%s) on conflict do nothing returning layout_id", [digest]
-            ).fetchone()
-            if made is not None:
-                self._connection.execute(
-                    "insert into telemetry.layout_position (layout_id, position, key_id)"
-                    " select %(layout)s, wanted.position, series_key.key_id"
-                    " from unnest(%(keys)s::text[]) with ordinality as wanted (key, position)"
-                    " join telemetry.series_key using (key)",
-                    {"layout": made[0], "keys": canonical},
-                )
-                return int(made[0])
-        return self._find_or_make(series, canonical)
+    def _forget(self) -> None:
+        """What was remembered for long enough, or has become too much."""
+        now = time.monotonic()
+        if now >= self._admitted_until or len(self._admitted) > _MAX_CACHED_PAIRS:
+            self._admitted.clear()
+            self._admitted_until = now + _ADMITTED_SECONDS
+        if now >= self._refused_until or len(self._refused) > _MAX_CACHED_LAYOUTS:
+            self._refused.clear()
+            self._refused_until = now + _REFUSED_SECONDS
+        if len(self._layouts) > _MAX_CACHED_LAYOUTS:
+            self._layouts.clear()
 
-    def _make_series(self, series: list[SeriesKey], canonical: list[str]) -> None:
-        self._connection.execute(
-            "insert into telemetry.series_key (key, metric, labels, unit)"
-            " select * from unnest(%(keys)s::text[], %(metrics)s::text[], %(labels)s::jsonb[], %(units)s::text[])"
-            " as wanted (key, metric, labels, unit) order by key on conflict (key) do nothing",
-            {
-                "keys": canonical,
-                "metrics": [key.metric for key in series],
-                "labels": [Jsonb(dict(key.labels)) for key in series],
-                "units": [unit_of(key.metric) for key in series],
-            },
-        )
+
+def _layout(keys: Keys) -> Layout | Refusal:
+    try:
+        return Layout.of(keys)
+    except InvalidSeriesKey as exc:
+        return Refusal("invalid_series_key", str(exc))
+
+
+def _short(sent: Sent) -> tuple[int, bytes]:
+    """What stands for keys that nobody may send: there may be many of them, and each may be long."""
+    device, keys = sent
+    return device, hashlib.sha256("\n".join(keys).encode("utf-8", "surrogatepass")).digest()

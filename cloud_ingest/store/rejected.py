@@ -1,26 +1,37 @@
 """Messages that could not be stored: kept with the reason, once each however often they come."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from psycopg.rows import class_row
 
 from cloud_ingest.message import Message
 from cloud_ingest.store.database import Connection, translated
+from cloud_ingest.store.ranges import Range, to_multirange
 from cloud_ingest.store.text import storable
+from telemetry_contract.errors import InvalidTopic
+from telemetry_contract.topics import Topic
 
 MAX_KEPT_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A message and why it, or some of its ticks, can't be stored. `reason` is a short stable word."""
+    """A message and why it, or some of its ticks, can't be stored. `reason` is a short stable word.
+
+    `device` is whose it is, where that is known. `ranges` of `stream` are the ticks that the ledger settles with it.
+    """
 
     message: Message
     reason: str
     detail: str
+    device: str | None = None
+    stream: UUID | None = None
+    ranges: Sequence[Range] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +61,12 @@ def park(connection: Connection, rejections: list[Rejection]) -> None:
     ordered = sorted(rejections, key=lambda it: (it.message.topic, it.message.payload))
     with connection.cursor() as cursor:
         cursor.executemany(
-            "insert into telemetry.rejected (topic, digest, payload, payload_bytes, content_type, reason, detail)"
-            " values (%s, %s, %s, %s, %s, %s, %s)"
+            "insert into telemetry.rejected"
+            " (topic, digest, payload, payload_bytes, content_type, reason, detail, device, stream_id, seqs)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::int8multirange)"
             " on conflict (topic, digest) do update set received_count = rejected.received_count + 1,"
-            " last_received_at = now(), reason = excluded.reason, detail = excluded.detail",
+            " last_received_at = now(), reason = excluded.reason, detail = excluded.detail,"
+            " stream_id = coalesce(excluded.stream_id, rejected.stream_id), seqs = rejected.seqs + excluded.seqs",
             [_row(rejection) for rejection in ordered],
         )
 
@@ -96,4 +109,17 @@ def _row(rejection: Rejection) -> tuple[object, ...]:
         None if message.content_type is None else storable(message.content_type),
         rejection.reason,
         storable(rejection.detail),
+        _device(rejection),
+        rejection.stream,
+        to_multirange(rejection.ranges),
     )
+
+
+def _device(rejection: Rejection) -> str | None:
+    """Whose the message is: what could not be decoded tells it by its topic alone."""
+    if rejection.device is not None:
+        return rejection.device
+    try:
+        return Topic.parse(rejection.message.topic).device
+    except InvalidTopic:
+        return None

@@ -1,11 +1,12 @@
 """What must happen now and then: partitions made ahead, rollups made, and what is past its retention dropped."""
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import Final
 
 from cloud_ingest.config import Retention
-from cloud_ingest.store import gaps, rejected
+from cloud_ingest.store import cardinality, gaps, rejected
 from cloud_ingest.store.database import Connection, translated
 from cloud_ingest.store.partitions import partitions_of
 from cloud_ingest.store.rollup.keeper import TierKeeper
@@ -13,6 +14,8 @@ from cloud_ingest.store.tiers import RAW, TIERS
 
 # Ingest makes a partition that is missing; these are there before it needs them.
 _AHEAD_SPANS: Final = 5
+# Whether a device still sends what it once sent is looked up for each of its layouts.
+_RETIRE_SECONDS: Final = 3_600.0
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +27,7 @@ class Upkeep:
         """Raises StoreUnavailable."""
         self._connection = connection
         self._retention = retention
+        self._retire_due = time.monotonic()
         with translated():
             self._readings = partitions_of(connection)
             self._tiers = TierKeeper(connection, dict(zip(TIERS, retention.tiers_ms, strict=True)))
@@ -38,6 +42,11 @@ class Upkeep:
             self._readings.cover(self._connection, ahead)
             yield
             yield from self._tiers.round(now_ms)
+        if time.monotonic() >= self._retire_due:
+            self._retire_due = time.monotonic() + _RETIRE_SECONDS
+            retired = cardinality.retire(self._connection, self._retention.rollup_5m_days)
+            if retired:
+                log.info("%d layouts count no more for devices that ceased to send them", retired)
         pruned = rejected.prune(self._connection, self._retention.rejected_days)
         if pruned:
             log.info("deleted %d rejected messages past %d days", pruned, self._retention.rejected_days)

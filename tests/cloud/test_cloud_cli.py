@@ -17,10 +17,11 @@ from harness.processes import NewProcess, Process
 from harness.wait import until
 
 from cloud_ingest.message import Message
-from cloud_ingest.rejected_report import printable
+from cloud_ingest.store.cardinality import NO_LIMIT, Layout, admit
 from cloud_ingest.store.database import connect
 from cloud_ingest.store.migrate import migrate
 from cloud_ingest.store.rejected import Rejection, park
+from cloud_ingest.terminal import printable
 from telemetry_contract import compression
 from telemetry_contract.version import __version__
 
@@ -172,6 +173,25 @@ def test_a_file_of_thresholds_that_makes_no_sense_is_refused(tmp_path: Path, tex
     _, err = cloud_ingest("thresholds", "apply", str(file), code=2, DATABASE_URL=NO_DATABASE)
     assert message in err
     assert str(file) in err
+
+
+def test_devices_with_the_most_series_are_listed(database_url: str) -> None:
+    migrate(database_url)
+    assert cloud_ingest("cardinality", DATABASE_URL=database_url)[0] == "no device has sent anything\n"
+    with connect(database_url, "test") as connection:
+        for number, name in enumerate(("few", "many"), 1):
+            device = connection.execute(
+                "insert into telemetry.device (name, site) values (%s, 'plant') returning device_id", [name]
+            ).fetchall()[0][0]
+            keys = [f"{name}_{key}" for key in range(number)]
+            admit(connection, [(device, Layout.of(keys))], NO_LIMIT)
+        park(connection, [Rejection(Message("a", b""), "too_many_series", "", "many")])
+    out, _ = cloud_ingest("cardinality", DATABASE_URL=database_url)
+    assert [line.split() for line in out.splitlines()] == [
+        ["device", "site", "series", "layouts", "refused"],
+        ["many", "plant", "2", "1", "1"],
+        ["few", "plant", "1", "1", "0"],
+    ]
 
 
 def test_only_printable_characters_reach_a_terminal() -> None:
