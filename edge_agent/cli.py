@@ -24,7 +24,7 @@ _REPAIRED = 4
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         return int(options.command(options))
     except EdgeAgentError as exc:
@@ -172,7 +172,8 @@ def _configured(options: argparse.Namespace) -> Config:
     return config
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
     parser = argparse.ArgumentParser(
         prog="edge-agent", description="Measures this machine and sends every sample until the cloud has it."
     )
