@@ -2,7 +2,7 @@
 
 import operator
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
@@ -114,6 +114,9 @@ class Versions:
     def __init__(self, rules: Iterable[Rule]) -> None:
         self._rules = sorted(rules, key=lambda rule: (rule.valid_from_ms, rule.version))
         self._starts = [rule.valid_from_ms for rule in self._rules]
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self._rules)
 
     def at(self, time_ms: int) -> Rule | None:
         """The one that judges a sample of this time; None before the first."""

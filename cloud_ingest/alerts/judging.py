@@ -1,0 +1,164 @@
+"""A batch of ticks judged: what the machine says of each series, without running it where nothing happens.
+
+A series that is ok and sees nothing beyond a level stays ok: only its newest time moves, which is kept once for all
+series of a layout of a device. So the machine runs only for series that are pending or firing, and for those that see
+a value beyond a level; `tests/cloud/test_alert_judging.py` shows that this equals running it for every sample.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from cloud_ingest.alerts.machine import State, Transition, advance
+from cloud_ingest.alerts.plan import Floats, Integers, Plan, Watch
+
+
+class Watched(NamedTuple):
+    """A series of a device under a threshold."""
+
+    device_id: int
+    threshold_id: int
+    key_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """Ticks of one layout, of devices with one plan, in any order.
+
+    `device_ids` and `times_ms` have shape (n,), `samples` (n, width).
+    """
+
+    layout_id: int
+    plan: Plan
+    device_ids: Integers
+    times_ms: Integers
+    samples: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is remembered of the devices of a batch.
+
+    `states` of what is pending or firing; `newest_ms` of each device and layout; `layouts` of each series that stands
+    in more than one.
+    """
+
+    states: Mapping[Watched, State]
+    newest_ms: Mapping[tuple[int, int], int]
+    layouts: Mapping[int, frozenset[int]]
+
+
+@dataclass(slots=True)
+class Judged:
+    """What a batch changed: states (idle ones are to be forgotten), what is to be told, newest times, late spans.
+
+    `late_ms` are the first and last time of a device's samples that came late. `withdrawn` are series that no
+    threshold watches any more under which they were pending or firing.
+    """
+
+    states: dict[Watched, State] = field(default_factory=dict)
+    transitions: list[tuple[Watched, Transition]] = field(default_factory=list)
+    newest_ms: dict[tuple[int, int], int] = field(default_factory=dict)
+    late_ms: dict[int, tuple[int, int]] = field(default_factory=dict)
+    withdrawn: list[Watched] = field(default_factory=list)
+
+
+class _Rows(NamedTuple):
+    """The rows of one device in ticks that are sorted."""
+
+    ticks: Ticks
+    start: int
+    end: int
+
+
+def judge_batch(batch: Iterable[Ticks], known: Known) -> Judged:
+    """Judges the ticks, each device's in the order of time."""
+    judged = Judged()
+    rows_of: dict[int, list[_Rows]] = {}
+    to_run: set[Watched] = set()
+    for ticks in (_sorted(it) for it in batch if it.plan.watches and len(it.times_ms)):
+        devices, starts = np.unique(ticks.device_ids, return_index=True)
+        ends = [*starts[1:].tolist(), len(ticks.times_ms)]
+        for device_id, start, end in zip(devices.tolist(), starts.tolist(), ends, strict=True):
+            rows_of.setdefault(device_id, []).append(_Rows(ticks, start, end))
+        for group, number in np.argwhere(ticks.plan.beyond(ticks.samples, starts)).tolist():
+            watch = ticks.plan.watches[number]
+            to_run.add(Watched(int(devices[group]), watch.threshold_id, watch.key_id))
+    for device_id, rows in rows_of.items():
+        for it in rows:
+            _note_times(judged, known, device_id, it)
+    to_run |= _active(judged, known, rows_of)
+    for watched in sorted(to_run):
+        _run(judged, known, watched, rows_of[watched.device_id])
+    return judged
+
+
+def _sorted(ticks: Ticks) -> Ticks:
+    """By device, then by time; of equal times in the order of receipt."""
+    order = np.lexsort((ticks.times_ms, ticks.device_ids))
+    return Ticks(ticks.layout_id, ticks.plan, ticks.device_ids[order], ticks.times_ms[order], ticks.samples[order])
+
+
+def _active(judged: Judged, known: Known, rows_of: Mapping[int, Sequence[_Rows]]) -> set[Watched]:
+    """Of what is pending or firing what the batch has samples of; notes what nobody watches any more."""
+    found = set()
+    for watched in known.states:
+        plans = [it.ticks.plan for it in rows_of.get(watched.device_id, ()) if watched.key_id in it.ticks.plan.key_ids]
+        if any((watched.threshold_id, watched.key_id) in plan.by_series for plan in plans):
+            found.add(watched)
+        elif plans:
+            judged.withdrawn.append(watched)
+    return found
+
+
+def _note_times(judged: Judged, known: Known, device_id: int, rows: _Rows) -> None:
+    """The newest time of the layout, and what came late."""
+    times = rows.ticks.times_ms[rows.start : rows.end]
+    layout_id = rows.ticks.layout_id
+    sharing = {layout_id}.union(*(known.layouts.get(it.key_id, ()) for it in rows.ticks.plan.watches))
+    before = [known.newest_ms[device_id, it] for it in sharing if (device_id, it) in known.newest_ms]
+    newest = max(before, default=None)
+    own = judged.newest_ms.get((device_id, layout_id), known.newest_ms.get((device_id, layout_id)))
+    last = int(times[-1])
+    judged.newest_ms[device_id, layout_id] = last if own is None else max(own, last)
+    if newest is not None and int(times[0]) <= newest:
+        _note_late(judged, device_id, int(times[0]), int(times[np.searchsorted(times, newest, "right") - 1]))
+    for repeated in times[1:][times[1:] == times[:-1]].tolist():
+        _note_late(judged, device_id, repeated, repeated)
+
+
+def _note_late(judged: Judged, device_id: int, first_ms: int, last_ms: int) -> None:
+    first, last = judged.late_ms.get(device_id, (first_ms, last_ms))
+    judged.late_ms[device_id] = min(first, first_ms), max(last, last_ms)
+
+
+def _run(judged: Judged, known: Known, watched: Watched, device_rows: Sequence[_Rows]) -> None:
+    """The machine over the samples that the batch has of one series."""
+    samples: list[tuple[int, float, Watch]] = []
+    layouts = set(known.layouts.get(watched.key_id, ()))
+    for ticks, start, end in device_rows:
+        watch = ticks.plan.by_series.get((watched.threshold_id, watched.key_id))
+        if watch is not None:
+            layouts.add(ticks.layout_id)
+            values = ticks.samples[start:end, watch.column].tolist()
+            samples += [(time, it, watch) for time, it in zip(ticks.times_ms[start:end].tolist(), values, strict=True)]
+    newest = [known.newest_ms[watched.device_id, it] for it in layouts if (watched.device_id, it) in known.newest_ms]
+    before = known.states.get(watched)
+    state = before or State(max(newest, default=None))
+    for time_ms, value, watch in sorted(samples, key=_time):
+        rule = watch.versions.at(time_ms)
+        if rule is None:
+            continue
+        if state.time_ms is not None and time_ms <= state.time_ms:
+            _note_late(judged, watched.device_id, time_ms, time_ms)
+        state, transition = advance(state, rule, time_ms, value)
+        if transition is not None:
+            judged.transitions.append((watched, transition))
+    if before is not None or not state.is_idle:
+        judged.states[watched] = state
+
+
+def _time(sample: tuple[int, float, Watch]) -> int:
+    return sample[0]
