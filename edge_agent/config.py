@@ -176,6 +176,14 @@ Labels = Annotated[dict[str, str], AfterValidator(_labels)]
 Words = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
+def _state(file: Path) -> tuple[int, ...] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class Tls(_Section):
     """Encryption to the broker; an empty section trusts the authorities of the system."""
 
@@ -188,6 +196,10 @@ class Tls(_Section):
         if (self.certificate_file is None) != (self.key_file is None):
             raise PydanticCustomError("relation", "must set certificate_file and key_file together, or neither")
         return self
+
+    def state(self) -> tuple[tuple[int, ...] | None, ...]:
+        """What tells that one of the files was replaced or written; None for one that is not there now."""
+        return tuple(_state(file) for file in (self.ca_file, self.certificate_file, self.key_file) if file is not None)
 
     def context(self) -> ssl.SSLContext:
         """A client context with these files, read now.
@@ -543,6 +555,7 @@ class Delivery(_Section):
     window_messages: Annotated[Whole, Field(ge=2, le=10_000)] = 128
     window_bytes: Annotated[Whole, Field(ge=65_536, le=1024**3)] = 4_194_304
     backlog_ticks_per_message: Annotated[Whole, Field(ge=1, le=10_000)] = 100
+    backlog_bytes_per_second: Annotated[Whole, Field(ge=100, le=1024**3)] | None = None
 
 
 class Status(_Section):

@@ -2,9 +2,9 @@
 
 Each connection has a fresh paho client, run by one thread of ours through paho's interface for external loops. So
 nothing of an earlier connection is sent again behind the window's back, packet ids of two connections never mix, and
-password and certificate files are read anew each time. (Facts about paho 2 that this rests on: `publish` may be called
-from any thread; it only queues, never writes, while `on_socket_register_write` is set; with a maximum of 0 in-flight
-messages it never holds one back.)
+password and certificate files are read anew each time; changed certificates end a connection that goes on. (Facts about
+paho 2 that this rests on: `publish` may be called from any thread; it only queues, never writes, while
+`on_socket_register_write` is set; with a maximum of 0 in-flight messages it never holds one back.)
 """
 
 import contextlib
@@ -34,6 +34,8 @@ CONNECT_TIMEOUT_SECONDS: Final = 10.0
 _STABLE_SECONDS: Final = 10.0
 _SUSPICIOUS_CONNECTIONS: Final = 4
 _STEP_SECONDS: Final = 1.0
+# paho pings after one keepalive without a packet. No answer for another half of one: nobody is there any more.
+_SILENT_KEEPALIVES: Final = 1.5
 _GOODBYE_SECONDS: Final = 2.0
 _MQTT_5: Final = 5
 _NO_LIMIT: Final = 65_535  # MQTT 5, section 3.2.2.3.3: the receive maximum where the broker names none
@@ -123,6 +125,9 @@ class Link:
         self._connection = 0
         self._short_connections = 0
         self._refused = False
+        self._heard_at = 0.0
+        self._tls_state: tuple[tuple[int, ...] | None, ...] = ()  # of the files that the present connection uses
+        self._tls_refused = self._tls_state
         self._told: set[str] = set()  # why there is no connection, as far as it was logged
 
     def start(self) -> None:
@@ -190,7 +195,8 @@ class Link:
         self._dropping.clear()
         self._refused = False
         closing_until = None
-        misc_due = time.monotonic() + _STEP_SECONDS
+        self._heard_at = time.monotonic()
+        misc_due = self._heard_at + _STEP_SECONDS
         while (sock := client.socket()) is not None:
             now = time.monotonic()
             if closing_until is None and (self._closing.is_set() or self._dropping.is_set()):
@@ -203,8 +209,33 @@ class Link:
             if not failed and now >= misc_due:
                 misc_due = now + _STEP_SECONDS
                 failed = client.loop_misc()
-            if failed:
+                self._renew_certificates()
+            if failed or self._is_silent(time.monotonic()):
                 return
+
+    def _is_silent(self, now: float) -> bool:
+        """Whether the other end has been silent for too long; then it says so."""
+        silent = now - self._heard_at >= _SILENT_KEEPALIVES * self._broker.keepalive_seconds
+        if silent:
+            self._report_down(f"it has been silent for {_SILENT_KEEPALIVES:g} keepalives")
+        return silent
+
+    def _renew_certificates(self) -> None:
+        """Gives the connection up for one with the files that are there now, as soon as these can be used."""
+        if self._broker.tls is None or self._dropping.is_set() or self._ready is None:
+            return
+        state = self._broker.tls.state()
+        if state == self._tls_state:
+            return
+        try:
+            self._broker.tls.context()
+        except ConfigError as exc:  # perhaps only one of two is written yet
+            if state != self._tls_refused:
+                log.warning("%s; the connection stays as it is", exc)
+            self._tls_refused = state
+            return
+        log.info("the files of broker.tls have changed: connecting anew")
+        self._dropping.set()
 
     def _step(self, client: paho.Client, sock: Any) -> MQTTErrorCode:
         """Waits for the socket or for other threads, then reads and writes what is possible."""
@@ -218,6 +249,7 @@ class Link:
                 self._wake_reader.recv(65_536)
         failed = MQTTErrorCode.MQTT_ERR_SUCCESS
         if pending or sock in readable:
+            self._heard_at = time.monotonic()
             failed = client.loop_read()
         if not failed and (writable or client.want_write()):
             failed = client.loop_write()
@@ -252,6 +284,7 @@ class Link:
         if self._broker.username is not None:
             client.username_pw_set(self._broker.username, self._broker.password())
         if self._broker.tls is not None:
+            self._tls_state = self._broker.tls.state()
             client.tls_set_context(self._broker.tls.context())
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe

@@ -23,6 +23,7 @@ from edge_agent.mqtt import Acknowledged, Connected, Disconnected, Event, Link, 
 from edge_agent.outbox import Outbox, StoredTick
 from edge_agent.reading import Reading
 from edge_agent.timestamps import Timestamps, Trusting
+from edge_agent.token_bucket import TokenBucket
 from edge_agent.window import Lane, Limits, Range, Window
 from telemetry_contract.codec import Encoded, decode_ack, encode
 from telemetry_contract.errors import PayloadError
@@ -127,6 +128,8 @@ class Publisher:
         # The thread's own.
         self._timestamps: Timestamps = Trusting() if timestamps is None else timestamps
         self._newest_due = 0.0
+        rate = config.delivery.backlog_bytes_per_second
+        self._backlog_budget = None if rate is None else TokenBucket.full(rate, time.monotonic())
         self._connection: Connected | None = None
         self._packets: dict[int, int] = {}  # packet id -> the window's id, of this connection
         self._taken = 0
@@ -430,6 +433,8 @@ class Publisher:
             seq = self._window.live(now)
             lane, seqs = Lane.LIVE, [] if seq is None else [seq]
             if not seqs:
+                if self._backlog_budget is not None and not self._backlog_budget.allows(now):
+                    return
                 lane, seqs = Lane.BACKLOG, self._window.backlog(now, self._outbox.index, self._fitting)
             if not seqs or not self._send(connection, now, lane, seqs) or not self._queue.empty():
                 return
@@ -457,6 +462,8 @@ class Publisher:
         sent = [tick.seq for tick in ticks]
         self._packets[packet_id] = self._window.sent(now, lane, sent, len(encoded.payload))
         self._highest_sent = max(self._highest_sent, sent[-1])
+        if lane is Lane.BACKLOG and self._backlog_budget is not None:
+            self._backlog_budget = self._backlog_budget.taken(now, len(encoded.payload))
         self._counts.messages_sent += 1
         self._counts.ticks_sent += len(sent)
         return True

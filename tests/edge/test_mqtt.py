@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import paho.mqtt.publish
 import pytest
 from harness.broker import Mosquitto
+from harness.link import Link as Proxy
 from harness.ports import free_port
 from harness.processes import NewProcess
 from harness.wait import until
@@ -213,6 +214,49 @@ def test_tls_with_a_certificate_of_its_own(tmp_path: Path, caplog: pytest.LogCap
         with link(secure.port, stranger, tls={}):
             until(lambda: "certificate verify failed" in caplog.text, 10, "the mistrust of an unknown authority")
         assert stranger.events == []
+
+
+def test_a_changed_certificate_is_used_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    files = {}
+    for directory in (first, second):
+        directory.mkdir()
+        files[directory] = _certificates(directory)
+    both = tmp_path / "authorities.pem"
+    both.write_text("".join(found["ca"].read_text() for found in files.values()))
+    own = files[first]
+    config = f"cafile {both}\ncertfile {own['server']}\nkeyfile {own['server_key']}\nrequire_certificate true"
+    used = {"ca_file": own["ca"], "certificate_file": own["client"], "key_file": own["client_key"]}
+    listener = Listener()
+    with (
+        mosquitto(tmp_path / "tls", f"{config}\nuse_subject_as_username true\nlog_type all") as secure,
+        link(secure.port, listener, tls={name: str(file) for name, file in used.items()}),
+    ):
+        listener.wait(Connected)
+        files[second]["client"].replace(own["client"])
+        until(lambda: "the connection stays as it is" in caplog.text, 20, "a certificate without its key to be refused")
+        assert listener.all(Disconnected) == []
+        files[second]["client_key"].replace(own["client_key"])
+        listener.wait(Connected, 2)
+    assert caplog.text.count("the files of broker.tls have changed") == 1
+
+
+@pytest.mark.slow
+def test_an_end_that_is_silent_is_left_within_one_and_a_half_keepalives(
+    broker: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    through, direct = Listener(), Listener()
+    with (
+        Proxy(broker.port) as proxy,
+        link(proxy.port, through, keepalive_seconds=5),
+        link(broker.port, direct, client_id="other", keepalive_seconds=5),
+    ):
+        through.wait(Connected)
+        direct.wait(Connected)
+        proxy.silence()
+        through.wait(Disconnected)
+        assert "silent for 1.5 keepalives" in caplog.text
+        assert direct.all(Disconnected) == [], "who has nothing to say is not silent"
 
 
 def _certificates(directory: Path) -> dict[str, Path]:

@@ -475,3 +475,22 @@ def test_a_topic_that_is_forbidden_is_said_and_costs_nothing(
 @pytest.fixture(autouse=True)
 def _log_warnings(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
+
+
+def test_a_limited_backlog_holds_back_nothing_new(edge: Edge, cloud: Committer) -> None:
+    cloud.acknowledging = False
+    edge.delivery = {"backlog_bytes_per_second": 100, "backlog_ticks_per_message": 10}
+    edge.start()
+    edge.measure(2_000)
+    until(lambda: edge.publisher and edge.publisher.report.outbox.next_seq == 2_001, 20, "all stored")
+    edge.stop()
+    cloud.acknowledging = True
+    began = time.monotonic()
+    edge.start()
+    for number in range(2_001, 2_011):
+        edge.measure()
+        until(lambda: number in cloud.seqs, 20, "the newest to arrive")  # noqa: B023 - asked at once
+    held_back = sum(len(arrival.seqs) for arrival in cloud.arrivals if arrival.kind is Kind.BACKLOG)
+    # A tick takes more than 10 bytes; two seconds' worth and one message more may have gone at each of the two starts.
+    assert held_back <= (time.monotonic() - began) * 10 + 400
+    assert edge.depth > 1_000
