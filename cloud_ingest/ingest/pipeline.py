@@ -27,6 +27,7 @@ _LEAVE_SECONDS: Final = 5.0
 _DRAIN_SECONDS: Final = 10.0
 _QUIET_SECONDS: Final = 0.2  # without a message for so long, the broker has no more for who has unsubscribed
 _REJECTION_LOG_SECONDS: Final = 10.0
+_MAX_TOLD_CAUSES: Final = 10
 
 # A message and the time of its arrival in milliseconds -> what of it is to be stored and what to be parked.
 Decoder: TypeAlias = Callable[[Message, int], Sequence[Block | Rejection] | Rejection]
@@ -71,7 +72,7 @@ class Pipeline:
         self._metrics = metrics
         self._arrived: deque[Received] = deque()
         self._at_work: Future[_Committed | None] | None = None
-        self._database_down = False  # the committing thread's
+        self._told_causes: set[str] = set()  # why the database is away; the committing thread's
         self._unlogged: dict[str, int] = {}
         self._rejections_logged = -_REJECTION_LOG_SECONDS
 
@@ -233,11 +234,11 @@ class Pipeline:
             self._unlogged.clear()
 
     def _report_database(self, failure: StoreUnavailable | None) -> None:
-        """One line a change of state."""
-        down = failure is not None
-        self._metrics.database_up.set(not down)
-        if down and not self._database_down:
+        """One line a change of state, and one for each further cause."""
+        self._metrics.database_up.set(failure is None)
+        if failure is not None and str(failure) not in self._told_causes and len(self._told_causes) < _MAX_TOLD_CAUSES:
             log.warning("the database is away: %s; nothing is acknowledged until it is back", failure)
-        if not down and self._database_down:
+            self._told_causes.add(str(failure))
+        if failure is None and self._told_causes:
             log.info("the database is back")
-        self._database_down = down
+            self._told_causes.clear()

@@ -5,7 +5,15 @@ import select
 import socket
 import threading
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
+
+
+class _Trap(NamedTuple):
+    """What ends a connection, and how; see `Link.cut_at`."""
+
+    text: bytes
+    reaches_server: bool
+    sprung: threading.Event
 
 
 class Link:
@@ -22,6 +30,8 @@ class Link:
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._cut = threading.Event()
         self._silent = threading.Event()
+        self._clients: set[socket.socket] = set()
+        self._trap: _Trap | None = None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
@@ -34,6 +44,15 @@ class Link:
         """From now on nothing passes, while connections stay open and new ones are accepted."""
         self._silent.set()
         self._wake_writer.send(b"w")
+
+    def cut_at(self, text: bytes, *, reaches_server: bool) -> threading.Event:
+        """End the connection on which a client next sends this text; the event is set when that is done.
+
+        Either the server never gets the text, or it has answered it, which the client does not hear.
+        """
+        trap = _Trap(text, reaches_server, threading.Event())
+        self._trap = trap
+        return trap.sprung
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -73,19 +92,31 @@ class Link:
             client.close()
             return
         self._pairs[client], self._pairs[server] = server, client
+        self._clients.add(client)
 
     def _pass_on(self, source: socket.socket) -> None:
         target = self._pairs[source]
         data = b""
         with contextlib.suppress(OSError):
             data = source.recv(65_536)
+            trap = self._trap
+            if trap is not None and source in self._clients and trap.text in data:
+                self._trap = None
+                if trap.reaches_server:
+                    target.sendall(data)
+                    target.recv(65_536)
+                self._drop(source, target)
+                trap.sprung.set()
+                return
             target.sendall(data)
         if not data:
-            for each in (source, target):
-                del self._pairs[each]
-                each.close()
+            self._drop(source, target)
+
+    def _drop(self, *pair: socket.socket) -> None:
+        for each in pair:
+            del self._pairs[each]
+            self._clients.discard(each)
+            each.close()
 
     def _drop_all(self) -> None:
-        for each in self._pairs:
-            each.close()
-        self._pairs.clear()
+        self._drop(*list(self._pairs))
