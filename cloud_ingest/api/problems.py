@@ -135,6 +135,8 @@ _EVERYWHERE: Final = {
 def describe(operation: dict[str, Any]) -> None:
     """Puts problems into an operation of the API's description: what it says of its own and what any may answer."""
     responses = operation["responses"]
+    if "requestBody" in operation:
+        responses.setdefault("400", {"description": "The body can't be read at all."})
     for status, description in _EVERYWHERE.items():
         own = responses.get(str(status.value), {}).get("description", "Validation Error")  # FastAPI's, of its own shape
         responses[str(status.value)] = {"description": description if own == "Validation Error" else own}

@@ -1,6 +1,7 @@
 """The connections of the API: few, checked before use, read-only unless asked, quick to say that there is none."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Self
@@ -40,6 +41,9 @@ class ReadPool:
             name=application_name,
         )
         self._was_available = True
+        # How many connections are in use; the pool's own count holds those that it fails to make too.
+        self._used = 0
+        self._used_lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self._pool.open()
@@ -52,18 +56,22 @@ class ReadPool:
     def connection(self) -> Iterator[Connection]:
         """A connection for a few reads.
 
-        Raises StoreUnavailable after WAIT_SECONDS without one, where a statement takes longer than
-        STATEMENT_SECONDS, and where the database goes away meanwhile; DataRejected and SchemaNotReady as
-        `translated` says.
+        Raises StoreUnavailable after WAIT_SECONDS without one, which says whether others have them all, where a
+        statement takes longer than STATEMENT_SECONDS, and where the database goes away meanwhile; DataRejected and
+        SchemaNotReady as `translated` says.
         """
         try:
-            with translated(), self._pool.connection() as connection:
+            with translated(), self._pool.connection() as connection, self._counted():
                 self._note(available=True)
                 yield connection
         except StoreUnavailable as exc:
             if isinstance(exc.__cause__, psycopg.errors.QueryCanceled):
                 raise StoreUnavailable(
                     f"the database did not answer within {STATEMENT_SECONDS} s: ask for less at once"
+                ) from exc
+            if isinstance(exc.__cause__, PoolTimeout) and self._used >= MAX_CONNECTIONS:
+                raise StoreUnavailable(
+                    f"all {MAX_CONNECTIONS} connections to the database are busy: ask again, or for less at once"
                 ) from exc
             self._note(available=False, why=str(exc))
             if isinstance(exc.__cause__, PoolTimeout):
@@ -83,6 +91,16 @@ class ReadPool:
     def statistics(self) -> dict[str, Any]:
         """Counts of the pool, as psycopg_pool's `get_stats` names them."""
         return dict(self._pool.get_stats())
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._used_lock:
+            self._used += 1
+        try:
+            yield
+        finally:
+            with self._used_lock:
+                self._used -= 1
 
     def _note(self, *, available: bool, why: str = "") -> None:
         """Logs a change. Two threads may both log one; none is missed."""

@@ -8,12 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+import psycopg
 import pytest
 from fastapi import FastAPI
 from harness.api import Source, ok, serving
@@ -27,6 +29,7 @@ from cloud_ingest import config
 from cloud_ingest.api import main, problems
 from cloud_ingest.api.answers import accepts_gzip
 from cloud_ingest.errors import CloudError, ConfigError, StoreError
+from cloud_ingest.store import pool
 from cloud_ingest.store.migrate import migrate
 from cloud_ingest.store.pool import ReadPool
 
@@ -257,6 +260,56 @@ def test_a_database_that_dies_is_told_quickly_and_one_that_returns_is_used(own_d
             assert len(ok(client, "/api/v1/metrics/current")["items"]) == 1
 
 
+@pytest.fixture
+def locked(database_url: str) -> Iterator[None]:
+    """Whoever reads readings waits until the test ends."""
+    migrate(database_url)
+    Source(database_url, "pump").write({time.time_ns() // 1_000_000: {"a": 1.0}})
+    with psycopg.connect(database_url) as connection:
+        connection.execute("lock table telemetry.reading in access exclusive mode")
+        yield
+        connection.rollback()
+
+
+@pytest.mark.usefixtures("locked")
+def test_a_statement_that_takes_too_long_is_given_up_and_the_next_one_served(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool, "STATEMENT_SECONDS", 1)
+    with serving(database_url) as client:
+        response = client.get("/api/v1/metrics/current")
+        assert (response.status_code, response.headers["content-type"]) == (503, "application/problem+json")
+        assert "within 1 s: ask for less at once" in response.json()["detail"]
+        assert len(ok(client, "/api/v1/devices")["items"]) == 1
+    assert "the database is away" not in caplog.text
+
+
+@pytest.mark.usefixtures("locked")
+def test_who_finds_all_connections_busy_is_told_so_and_when_to_try_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(pool, "STATEMENT_SECONDS", 4)
+    with serving(database_url) as client, ThreadPoolExecutor(1) as other:
+        first = other.submit(client.get, "/api/v1/metrics/current")
+        until(lambda: used_connections(client) == 1, 10, "the first request to have the connection")
+        response = client.get("/api/v1/devices")
+        assert (response.status_code, response.headers["retry-after"]) == (503, "2")
+        assert "all 1 connections to the database are busy" in response.json()["detail"]
+        assert first.result(20).status_code == 503
+        assert len(ok(client, "/api/v1/devices")["items"]) == 1
+    assert "the database is away" not in caplog.text
+
+
+def used_connections(client: httpx2.Client) -> float:
+    return next(
+        sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "api_database_connections" and sample.labels["state"] == "used"
+    )
+
+
 def test_it_starts_without_a_database(free_port_url: str) -> None:
     with serving(free_port_url) as client:
         assert client.get("/readiness").status_code == 503
@@ -280,9 +333,9 @@ def test_neither_answers_nor_logs_give_the_database_password_away(
 
 def test_readers_can_not_write(database_url: str) -> None:
     with (
-        ReadPool(database_url, "test") as pool,
+        ReadPool(database_url, "test") as readers,
         pytest.raises(StoreError, match="read-only"),
-        pool.connection() as connection,
+        readers.connection() as connection,
     ):
         connection.execute("create table forbidden ()")
 
