@@ -7,6 +7,7 @@ CloudError
          +- Outdated               it was changed meanwhile: look at it again
      +- StoreUnavailable       retry: the database is away, busy, or ended the connection
      +- DataRejected           reject: the database refused this data and would again; bisect the batch to find it
+         +- PartRefused            a part of what was to be stored whole can't be; nothing was
      +- SchemaNotReady         stop: run `cloud-ingest migrate`
          +- SchemaMissing          the database has no schema of ours
          +- SchemaTooOld           migrations of this version have not been applied
@@ -46,6 +47,10 @@ class StoreUnavailable(StoreError):
 
 class DataRejected(StoreError):
     """The database refused the data itself; the same again would fail again."""
+
+
+class PartRefused(DataRejected):
+    """What was to be stored whole or not at all was not, because of a part. The text says which and why."""
 
 
 class SchemaNotReady(StoreError):

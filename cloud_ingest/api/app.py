@@ -23,9 +23,11 @@ from cloud_ingest.api import (
     statistics,
     summary,
     thresholds,
+    write,
 )
 from cloud_ingest.api.heads import HeadAsGet
 from cloud_ingest.api.hosts import LoopbackHosts
+from cloud_ingest.api.writers import Writers
 from cloud_ingest.config import Config
 from cloud_ingest.store.pool import ReadPool
 from telemetry_contract.version import __version__
@@ -36,8 +38,8 @@ _DESCRIPTION: Final = (
 )
 
 
-def create_app(config: Config, pool: ReadPool) -> ASGIApp:
-    """The application, reading through `pool`, which must be open while it serves."""
+def create_app(config: Config, pool: ReadPool, writers: Writers) -> ASGIApp:
+    """The application. `pool` and `writers` must be open while it serves."""
     app = FastAPI(
         title="Telemetry Bridge", description=_DESCRIPTION, version=__version__, docs_url=None, redoc_url=None
     )
@@ -53,6 +55,7 @@ def create_app(config: Config, pool: ReadPool) -> ASGIApp:
     app.include_router(thresholds.router(pool))
     app.include_router(locations.router(pool))
     app.include_router(places.router(pool))
+    app.include_router(write.router(writers, config))
     app.include_router(health.router(pool))
     app.include_router(statistics.router(counts))
     pages.install(app)

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from cloud_ingest.api.app import create_app
 from cloud_ingest.api.listening import listen, require_loopback
+from cloud_ingest.api.writers import Writers
 from cloud_ingest.config import Address, Config
 from cloud_ingest.store.pool import ReadPool
 
@@ -29,10 +30,11 @@ def run(config: Config, stop: threading.Event, *, insecure: bool = False) -> int
     """
     require_loopback(config.api.listen, insecure=insecure)
     listener = listen(config.api.listen)
-    with listener, ReadPool(config.database_url.get_secret_value(), "cloud-ingest-api") as pool:
+    url = config.database_url.get_secret_value()
+    with listener, ReadPool(url, "cloud-ingest-api") as pool, Writers(config) as writers:
         address = Address(*listener.getsockname()[:2])
         logger.info("listening on http://%s", address)
-        asyncio.run(_serve(create_app(config, pool), listener, stop))
+        asyncio.run(_serve(create_app(config, pool, writers), listener, stop))
     return 0
 
 

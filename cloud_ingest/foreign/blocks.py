@@ -46,7 +46,7 @@ def decode_foreign(message: Message, interpreter: Interpreter, bounds: Bounds, n
 
 def decoded(message: Message, found: Interpretation, bounds: Bounds, now_ms: int) -> Decoded:
     """What was found in a message, for the store."""
-    timely, problems = _within(found.readings, bounds, now_ms)
+    timely, problems = within(found.readings, bounds, now_ms)
     content: Decoded = list(blocks(message, timely, now_ms))
     problems = [*found.problems, *problems]
     if problems:
@@ -84,7 +84,8 @@ def _finite(
     return np.where(np.isfinite(samples), samples, np.nan)
 
 
-def _within(readings: list[Reading], bounds: Bounds, now_ms: int) -> tuple[list[Reading], list[Problem]]:
+def within(readings: list[Reading], bounds: Bounds, now_ms: int) -> tuple[list[Reading], list[Problem]]:
+    """The readings whose time is near enough to now, and what is wrong with the others."""
     earliest, latest = now_ms - bounds.max_age_ms, now_ms + bounds.max_future_ms
     outside = [it for it in readings if it.time_ms is not None and not earliest <= it.time_ms <= latest]
     if not outside:

@@ -10,9 +10,9 @@ from typing import Final, Protocol
 from prometheus_client import start_http_server
 
 from cloud_ingest.config import Config
+from cloud_ingest.decode import Limits, decode
 from cloud_ingest.errors import ConfigError
 from cloud_ingest.ingest.batcher import Cut
-from cloud_ingest.ingest.decode import Limits, decode
 from cloud_ingest.ingest.foreign import ForeignIngest
 from cloud_ingest.ingest.lanes import Lanes
 from cloud_ingest.ingest.metrics import IngestMetrics

@@ -10,6 +10,7 @@ from uuid import UUID
 import numpy as np
 import psycopg
 
+from cloud_ingest.errors import PartRefused
 from cloud_ingest.message import Message
 from cloud_ingest.store import gaps, ledger, publishers, rejected
 from cloud_ingest.store.cardinality import NO_LIMIT, Budget
@@ -143,16 +144,20 @@ class BatchWriter:
         self._budget = budget
         self._session: _Session | None = None
 
-    def write(self, blocks: list[Block], rejections: list[Rejection]) -> Outcome:
+    def write(self, blocks: list[Block], rejections: list[Rejection], *, whole: bool = False) -> Outcome:
         """Stores the blocks and parks the rejections in one transaction; it is committed when this returns.
 
         Raises StoreUnavailable where the outcome is that nothing was committed or is unknown: write the same again,
         the ledger knows. Raises DataRejected where the database refused a value: split the batch. Raises
         SchemaNotReady. After any of them nothing of this batch may be acknowledged.
+
+        `whole` parks nothing: where a part would be refused, nothing is stored and this raises PartRefused.
         """
         try:
             with translated():
-                return _write(self._open(), [self._derive(block) for block in blocks], rejections)
+                return _write(self._open(), [self._derive(block) for block in blocks], rejections, whole=whole)
+        except PartRefused:
+            raise  # the transaction was undone and the connection is as good as before
         except BaseException:
             self.close()
             raise
@@ -178,7 +183,7 @@ class BatchWriter:
         return self._session
 
 
-def _write(session: _Session, blocks: list[Block], rejections: list[Rejection]) -> Outcome:
+def _write(session: _Session, blocks: list[Block], rejections: list[Rejection], *, whole: bool) -> Outcome:
     directory = session.directory
     blocks, taken = _without_taken(session.connection, blocks)  # who can't speak for a device can't move it either
     rejections = [*rejections, *taken]
@@ -203,11 +208,13 @@ def _write(session: _Session, blocks: list[Block], rejections: list[Rejection]) 
     while outcome is None:
         directory.make_streams((stream, devices[group[0].device]) for stream, group in streams.items())
         session.placement.cover(_times(storable))
-        outcome = _settle(session, streams, rejections, _Numbers(devices, layouts))
+        outcome = _settle(session, streams, rejections, _Numbers(devices, layouts), whole=whole)
     return outcome
 
 
-def _settle(session: _Session, streams: _Streams, rejections: list[Rejection], numbers: _Numbers) -> Outcome | None:
+def _settle(
+    session: _Session, streams: _Streams, rejections: list[Rejection], numbers: _Numbers, *, whole: bool
+) -> Outcome | None:
     """The transaction; None, with nothing done, where what was prepared for it does not hold any more."""
     connection, placement = session.connection, session.placement
     with connection.transaction():
@@ -228,6 +235,8 @@ def _settle(session: _Session, streams: _Streams, rejections: list[Rejection], n
             *(parked for block in _flat(fresh) if (parked := block.parked) is not None),
             *(_foreign_stream(block) for block in foreign),
         ]
+        if whole and rejections:
+            raise PartRefused("; ".join(f"{each.reason}: {each.detail}" for each in rejections))
         rejected.park(connection, rejections)
         settled = ledger.settle(connection, {it: _entry(group, stored[it], known[it]) for it, group in own.items()})
         ranges = {

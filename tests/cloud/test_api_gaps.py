@@ -14,7 +14,7 @@ from harness.api import ok, serving
 from harness.postgres import Server, new_database
 
 from cloud_ingest.api.coverage import bounded, missing_shares
-from cloud_ingest.ingest.decode import Limits, decode
+from cloud_ingest.decode import Limits, decode
 from cloud_ingest.message import Message
 from cloud_ingest.store.batch import BatchWriter
 from cloud_ingest.store.known_gaps import Loss

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_ingest.ingest.decode import Limits, decode
+from cloud_ingest.decode import Limits, decode
 from cloud_ingest.message import Message
 from cloud_ingest.store.rejected import Rejection
 from telemetry_contract.codec import encode

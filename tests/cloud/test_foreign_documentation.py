@@ -4,9 +4,12 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 
+from cloud_ingest.api.body import CODINGS
+from cloud_ingest.api.write import WriteQuery
 from cloud_ingest.config import Config
 from cloud_ingest.foreign.interpretation import Reading
 from cloud_ingest.ingest.foreign import interpreter_of
@@ -36,9 +39,24 @@ def reading(name: str, topic: str, payload: bytes) -> Reading:
     return only
 
 
+def outputs() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for block in re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL):
+        found |= tomllib.loads(block)["outputs"]
+    return found
+
+
+def test_telegraf_writes_over_http_to_an_address_that_takes_its_parameters() -> None:
+    (output,) = outputs()["http"]
+    url = urlsplit(output["url"])
+    assert url.path == "/api/v1/write"
+    assert WriteQuery.model_validate(dict(parse_qsl(url.query))).device_tag == "host"
+    assert output["content_encoding"] in CODINGS
+    assert output["data_format"] == "influx"
+
+
 def test_telegraf_with_the_configuration_shown_is_understood() -> None:
-    (block,) = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
-    (output,) = tomllib.loads(block)["outputs"]["mqtt"]
+    (output,) = outputs()["mqtt"]
     assert (output["data_format"], output["layout"], output["qos"]) == ("influx", "non-batch", 1)
     topic = output["topic"].replace("{{ .Hostname }}", "web01").replace("{{ .PluginName }}", "mem")
     found = reading("telegraf", topic, b"mem,host=web01 used=4300000000i 1795000010000000000\n")

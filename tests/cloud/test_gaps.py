@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloud_ingest.config import Retention
-from cloud_ingest.ingest.decode import Limits, decode
+from cloud_ingest.decode import Limits, decode
 from cloud_ingest.message import Message
 from cloud_ingest.store.batch import BatchWriter, Block, Outcome
 from cloud_ingest.store.database import connect
