@@ -127,7 +127,7 @@ class Link:
         self._refused = False
         self._heard_at = 0.0
         self._tls_state: tuple[tuple[int, ...] | None, ...] = ()  # of the files that the present connection uses
-        self._tls_refused = self._tls_state
+        self._tls_refused: tuple[tuple[int, ...] | None, ...] = ()
         self._told: set[str] = set()  # why there is no connection, as far as it was logged
 
     def start(self) -> None:
