@@ -105,13 +105,13 @@ class Connection:
         self._commands.append(send)
         self._wake()
 
-    def publish(self, topic: str, payload: bytes, content_type: str) -> None:
-        """Publishes with QoS 0; dropped where there is no connection."""
+    def publish(self, topic: str, payload: bytes, content_type: str, *, retain: bool = False) -> None:
+        """Publishes with QoS 0, or with 1 what the broker is to retain; dropped where there is no connection."""
         properties = None
         if self._broker.protocol == 5:  # noqa: PLR2004 - the protocol's name
             properties = Properties(PacketTypes.PUBLISH)
             properties.ContentType = content_type
-        self._do(lambda client: client.publish(topic, payload, 0, properties=properties))
+        self._do(lambda client: client.publish(topic, payload, int(retain), retain, properties))
 
     def unsubscribe(self, timeout: float) -> None:
         """Asks for no more messages; returns once the broker agreed, the link is down, or after `timeout` seconds."""

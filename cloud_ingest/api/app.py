@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from cloud_ingest.api import (
     aggregation,
     current,
+    desired,
     devices,
     explanation,
     gaps,
@@ -45,6 +46,7 @@ def create_app(config: Config, pool: ReadPool, writers: Writers) -> ASGIApp:
     )
     counts = statistics.Statistics(pool)
     app.include_router(devices.router(pool))
+    app.include_router(desired.router(pool))
     app.include_router(gaps.router(pool))
     app.include_router(current.router(pool, timedelta(hours=config.retention.raw_hours)))
     app.include_router(history.router(pool))

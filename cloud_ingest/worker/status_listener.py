@@ -1,5 +1,7 @@
 """Reads the retained `status` of every device, records it, and answers a birth with the current commit ack.
 
+It also holds the worker's connection to the broker, over which desired configurations are published.
+
 Retained messages don't reach shared subscriptions, so this is a plain one: every worker records the same, which does
 no harm. The answer to a birth spares an agent that was away from sending again what the database has long committed.
 """
@@ -10,6 +12,7 @@ import secrets
 import socket
 import threading
 from datetime import UTC, datetime
+from functools import partial
 
 from cloud_ingest.commit_ack import commit_ack
 from cloud_ingest.config import Broker
@@ -21,6 +24,7 @@ from cloud_ingest.store.batch import Settlement
 from cloud_ingest.store.database import Connection
 from cloud_ingest.store.ledger import held
 from cloud_ingest.store.status import record_status
+from cloud_ingest.worker.desired_publisher import DesiredPublisher
 from telemetry_contract.codec import decode_status
 from telemetry_contract.errors import ContractError
 from telemetry_contract.topics import Kind, Topic, topic_filter
@@ -41,7 +45,9 @@ class StatusListener:
             client_id=f"cloud-worker-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
             filters=[topic_filter(Kind.STATUS)],
             receiver=self._arrive,
+            on_subscribed=self._subscribed,
         )
+        self._desired = DesiredPublisher(partial(self._broker.publish, retain=True))
 
     def start(self) -> None:
         """Begins to listen."""
@@ -57,11 +63,12 @@ class StatusListener:
             self._changed.wait_for(lambda: self._waiting, timeout)
 
     def work(self, connection: Connection) -> None:
-        """Records what came and answers births.
+        """Records what came, answers births, and publishes what is newly wanted of devices.
 
         Raises StoreUnavailable, after which what was not recorded still waits.
         """
         while True:
+            self._desired.work(connection)
             with self._changed:
                 if not self._waiting:
                     return
@@ -84,6 +91,11 @@ class StatusListener:
         if ranges is not None:
             answer, encoded = commit_ack(Settlement(topic.site, topic.device, status.stream, ranges))
             self._broker.publish(answer, encoded.payload, encoded.content_type)
+        if status.online:
+            self._desired.answer(connection, topic.device, status.desired)
+
+    def _subscribed(self) -> None:
+        self._desired.begin_anew()
 
     def _arrive(self, message: Message, token: Token) -> None:
         """In the broker's thread. An empty payload is the retained status being cleared: it says nothing."""

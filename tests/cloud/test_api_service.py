@@ -64,6 +64,7 @@ def test_every_described_address_answers_as_described(client: httpx2.Client, sto
     examples = {
         "/api/v1/devices": ["", "?site=nowhere"],
         "/api/v1/devices/{device}": [""],
+        "/api/v1/devices/{device}/config": [""],
         "/api/v1/devices/{device}/gaps": ["", "?limit=1"],
         "/api/v1/metrics": ["", "?metric=a*", "?site=nowhere"],
         "/api/v1/metrics/current": ["", "?limit=1", "?device=nobody"],

@@ -1,4 +1,4 @@
-"""A device as the cloud sees one: publishes what a test tells it to, and keeps the commit acks it is sent."""
+"""A device as the cloud sees one: publishes what a test tells it to, and keeps what it is sent."""
 
 import threading
 from types import TracebackType
@@ -11,7 +11,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from harness.broker import Mosquitto
 from harness.wait import until
 from telemetry_contract.codec import decode_ack, encode
-from telemetry_contract.payload import Backlog, CommitAck, Status, Tick
+from telemetry_contract.payload import Backlog, CommitAck, DesiredState, Status, Tick
 
 
 class Device:
@@ -21,6 +21,7 @@ class Device:
         self.name = name
         self.stream: UUID = uuid4()
         self.acks: list[CommitAck] = []
+        self.configs: list[bytes] = []
         self._broker = broker
         self._prefix = f"telemetry/v1/{site}/{name}"
         self._subscribed = threading.Event()
@@ -31,7 +32,7 @@ class Device:
     def __enter__(self) -> Self:
         self._client.connect(self._broker.host, self._broker.port)
         self._client.loop_start()
-        self._client.subscribe(f"{self._prefix}/ack", qos=1)
+        self._client.subscribe([(f"{self._prefix}/ack", 1), (f"{self._prefix}/config", 1)])
         assert self._subscribed.wait(10)
         return self
 
@@ -55,8 +56,10 @@ class Device:
         backlog = Backlog(v=1, stream=self.stream, low=low, seq=seqs, t=times, values=values)
         self.send_raw(encode(backlog, compress_above=0).payload, "backlog")
 
-    def send_status(self, *, online: bool = True) -> None:
-        status = Status(v=1, online=online, stream=self.stream, boot_id="boot", agent_version="1.2.3")
+    def send_status(self, *, online: bool = True, desired: DesiredState | None = None, time: int | None = None) -> None:
+        status = Status(
+            v=1, online=online, stream=self.stream, boot_id="boot", agent_version="1.2.3", desired=desired, time=time
+        )
         self.send_raw(encode(status).payload, "status", retain=True)
 
     def committed(self) -> list[tuple[int, int]]:
@@ -69,4 +72,7 @@ class Device:
         until(lambda: self.committed() == list(ranges), timeout, f"commit ack {ranges} for {self.name}")
 
     def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
-        self.acks.append(decode_ack(bytes(message.payload)))
+        if message.topic.endswith("/config"):
+            self.configs.append(bytes(message.payload))
+        else:
+            self.acks.append(decode_ack(bytes(message.payload)))
