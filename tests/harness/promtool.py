@@ -5,15 +5,12 @@
 
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from harness.absence import Absent
 from harness.debian import CACHE
-
-_SECONDS = 300
+from harness.debian_program import unpacked
 
 
 def promtool() -> Path:
@@ -21,7 +18,7 @@ def promtool() -> Path:
     found = shutil.which("promtool")
     if found is not None:
         return Path(found)
-    cached = _cached()
+    cached = CACHE / "promtool"
     if not cached.exists():
         raise Absent("promtool is not here (as `make servers` unpacks it, or Debian: apt-get install prometheus)")
     return cached
@@ -32,28 +29,7 @@ def provide() -> Path:
     try:
         return promtool()
     except Absent:
-        return _unpacked()
-
-
-def _cached() -> Path:
-    return CACHE / "promtool"
-
-
-def _unpacked() -> Path:
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="promtool.partial-", dir=CACHE) as directory:
-        try:
-            _run("apt-get", "-qq", "download", "prometheus", directory=directory)
-            (package,) = Path(directory).glob("prometheus_*.deb")
-            _run("dpkg-deb", "--extract", package.name, "unpacked", directory=directory)
-            (Path(directory) / "unpacked" / "usr" / "bin" / "promtool").replace(_cached())
-        except (OSError, ValueError, subprocess.SubprocessError) as exc:
-            raise Absent(f"promtool could not be unpacked from Debian's package: {exc}") from exc
-    return _cached()
-
-
-def _run(*command: str, directory: str) -> None:
-    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=_SECONDS)
+        return unpacked("prometheus", "promtool")
 
 
 if __name__ == "__main__":
