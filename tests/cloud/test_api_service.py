@@ -28,6 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cloud_ingest import config
 from cloud_ingest.api import main, problems
 from cloud_ingest.api.answers import accepts_gzip
+from cloud_ingest.api.listening import listen
 from cloud_ingest.errors import CloudError, ConfigError, StoreError
 from cloud_ingest.store import pool
 from cloud_ingest.store.migrate import migrate
@@ -366,6 +367,15 @@ def stopped() -> threading.Event:
 def test_an_address_that_others_can_reach_is_refused(listen: str) -> None:
     with pytest.raises(ConfigError, match="--insecure"):
         main.run(settings(listen), stopped())
+
+
+def test_small_answers_do_not_wait_for_an_acknowledgement() -> None:
+    with (
+        listen(config.Address("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_taken_port_is_named_with_the_way_to_choose_another() -> None:
