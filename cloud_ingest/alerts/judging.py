@@ -54,8 +54,8 @@ class Known:
 class Judged:
     """What a batch changed: states (idle ones are to be forgotten), what is to be told, newest times, late spans.
 
-    `late_ms` are the first and last time of a device's samples that came late. `withdrawn` are series that no
-    threshold watches any more under which they were pending or firing.
+    `late_ms` are the first and last time of a device's samples that came late and may have changed something.
+    `withdrawn` are series that were pending or firing under a threshold that does not watch them any more.
     """
 
     states: dict[Watched, State] = field(default_factory=dict)
@@ -78,7 +78,7 @@ def judge_batch(batch: Iterable[Ticks], known: Known) -> Judged:
     judged = Judged()
     rows_of: dict[int, list[_Rows]] = {}
     to_run: set[Watched] = set()
-    for ticks in (_sorted(it) for it in batch if it.plan.watches and len(it.times_ms)):
+    for ticks in (_sorted(it) for it in batch if len(it.times_ms)):
         devices, starts = np.unique(ticks.device_ids, return_index=True)
         ends = [*starts[1:].tolist(), len(ticks.times_ms)]
         for device_id, start, end in zip(devices.tolist(), starts.tolist(), ends, strict=True):
@@ -88,7 +88,8 @@ def judge_batch(batch: Iterable[Ticks], known: Known) -> Judged:
             to_run.add(Watched(int(devices[group]), watch.threshold_id, watch.key_id))
     for device_id, rows in rows_of.items():
         for it in rows:
-            _note_times(judged, known, device_id, it)
+            if it.ticks.plan.watches:
+                _note_times(judged, known, device_id, it)
     to_run |= _active(judged, known, rows_of)
     for watched in sorted(to_run):
         _run(judged, known, watched, rows_of[watched.device_id])

@@ -17,6 +17,7 @@ from cloud_ingest.store.cardinality import NO_LIMIT, Budget
 from cloud_ingest.store.content import Candidates
 from cloud_ingest.store.database import Connection, connect, translated
 from cloud_ingest.store.directory import Directory, Keys
+from cloud_ingest.store.judging import Judging
 from cloud_ingest.store.migrate import require_current
 from cloud_ingest.store.ranges import Range, contains, runs, runs_of
 from cloud_ingest.store.readings import COPY_STATEMENT, Floats, Integers, copy_stream, pack
@@ -110,6 +111,7 @@ class _Session(NamedTuple):
     connection: Connection
     directory: Directory
     placement: Placement
+    judging: Judging
 
 
 # The blocks of each stream, in the order of receipt.
@@ -176,7 +178,9 @@ class BatchWriter:
                 with translated():
                     connection.execute(_LET_GO)
                 require_current(connection)
-                self._session = _Session(connection, Directory(connection, self._budget), Placement(connection))
+                self._session = _Session(
+                    connection, Directory(connection, self._budget), Placement(connection), Judging(connection)
+                )
             except BaseException:
                 connection.close()
                 raise
@@ -228,7 +232,7 @@ def _settle(
         own, taken = _by_publisher(connection, own)
         fresh = _fresh(session, own, known, numbers)
         stored = {stream: [block for block in group if block.rejection is None] for stream, group in fresh.items()}
-        samples = _copy(connection, placement, _flat(stored), numbers)
+        samples = _copy(session, _flat(stored), numbers)
         rejections = [
             *rejections,
             *taken,
@@ -397,13 +401,15 @@ def _selected(block: Block, indices: list[int]) -> Block:
     )
 
 
-def _copy(connection: Connection, placement: Placement, blocks: list[Block], numbers: _Numbers) -> int:
-    """Stores the ticks of the blocks; how many samples these had."""
+def _copy(session: _Session, blocks: list[Block], numbers: _Numbers) -> int:
+    """Stores the ticks of the blocks and judges them; how many samples these had."""
+    connection, placement = session.connection, session.placement
     by_layout: dict[int, list[Block]] = {}
     for block in blocks:
         if block.keys:
             by_layout.setdefault(numbers.layouts[block.keys], []).append(block)
     parts = []
+    readings = []
     late = Late()
     count = 0
     for layout_id, group in by_layout.items():
@@ -412,13 +418,15 @@ def _copy(connection: Connection, placement: Placement, blocks: list[Block], num
         times = np.concatenate([block.times_ms for block in group])
         samples = np.concatenate([block.samples for block in group])
         count += samples.size - int(np.count_nonzero(np.isnan(samples)))
-        raw = place(Readings(layout_id, times, devices, samples), placement.state, late)
+        readings.append(Readings(layout_id, times, devices, samples))
+        raw = place(readings[-1], placement.state, late)
         if len(raw.times_ms):
             parts.append(pack(raw.times_ms, raw.device_ids, layout_id, raw.samples))
     if parts:
         with connection.cursor() as cursor, cursor.copy(COPY_STATEMENT) as copy:
             copy.write(copy_stream(parts))
     placement.store_late(late)
+    session.judging.judge(readings)
     return count
 
 

@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from cloud_ingest.alerts.definition import Definition
 from cloud_ingest.alerts.precedence import Candidate, Sensor
+from cloud_ingest.alerts.rule import Rule, Versions
 from cloud_ingest.errors import Conflict, Outdated
 from cloud_ingest.store.database import Connection
 from telemetry_contract.series import SeriesKey
@@ -143,6 +144,20 @@ def apply_thresholds(connection: Connection, wanted: Sequence[Definition], *, pr
 def candidates(connection: Connection) -> list[Candidate]:
     """All thresholds, to find out which applies."""
     return [Candidate(row.threshold_id, row.definition) for row in list_thresholds(connection)]
+
+
+def versions(connection: Connection) -> dict[int, Versions]:
+    """All versions of each threshold there is, by its number."""
+    rows = connection.execute(
+        "select threshold_id, threshold_version.version, (extract(epoch from valid_from) * 1000)::bigint,"
+        " threshold_version.definition"
+        " from telemetry.threshold_version join telemetry.threshold using (threshold_id)"
+        " where threshold_version.definition is not null"
+    ).fetchall()
+    rules: dict[int, list[Rule]] = {}
+    for threshold_id, version, valid_from_ms, definition in rows:
+        rules.setdefault(threshold_id, []).append(Definition.model_validate(definition).rule(version, valid_from_ms))
+    return {threshold_id: Versions(found) for threshold_id, found in rules.items()}
 
 
 def find_sensor(connection: Connection, device: str, key: SeriesKey) -> Sensor | None:
