@@ -18,7 +18,7 @@ from edge_agent.config import Config
 from edge_agent.desired.control import DesiredControl
 from edge_agent.desired.file import DesiredFile
 from edge_agent.desired.overlay import overlaid
-from edge_agent.errors import ConfigError
+from edge_agent.errors import ConfigError, DiskRefuses
 from edge_agent.latest import Latest
 from edge_agent.local_http import LocalServer
 from edge_agent.orders import Orders
@@ -27,6 +27,7 @@ from edge_agent.publisher import Identity, Publisher
 from edge_agent.reading import Reading
 from edge_agent.reload import change
 from edge_agent.sdnotify import Notifier
+from edge_agent.shelter import MAX_BYTES as SHELTER_BYTES
 from edge_agent.status_server import Facts
 from edge_agent.timestamps import Doubting, Timestamps, Trusting
 from edge_agent.write_behind import WriteBehindOutbox
@@ -100,7 +101,7 @@ class Agent:
         self._failed = False
         self._needs_restart: tuple[str, ...] = ()
         with ExitStack() as built:
-            outbox = open_outbox(config)
+            outbox, open_disk = open_or_shelter(config)
             built.callback(outbox.close)
             self._collection = self._collecting()
             self._identity = identity(self._config, self._desired.report)
@@ -112,6 +113,7 @@ class Agent:
                 on_failure=self._fail,
                 on_config=self._desired.hear,
                 timestamps=timestamps(config, self._identity.boot_id, outbox),
+                open_disk=open_disk,
             )
             built.pop_all()
 
@@ -141,7 +143,7 @@ class Agent:
         delivery = self._publisher.report
         problems = [self._hanging(_GRACE_SECONDS)]
         if delivery.disk_fails:
-            problems.append(f"the disk refuses the outbox; {delivery.in_memory} readings wait in memory")
+            problems.append(f"the disk refuses the outbox; {delivery.in_memory} readings wait in memory only")
         return Facts(
             device=self._config.device,
             site=self._config.site,
@@ -297,6 +299,19 @@ def open_outbox(config: Config) -> Outbox:
         min_resolution_seconds=config.outbox.min_resolution_seconds,
         machine_id=machine_id(_MACHINE_ID),
     )
+
+
+def open_or_shelter(config: Config) -> tuple[Outbox, Callable[[], Outbox] | None]:
+    """The outbox; where the disk refuses it, one in memory, and what opens that on disk later. Raises OutboxError."""
+    try:
+        return open_outbox(config), None
+    except DiskRefuses as exc:
+        log.error("%s; readings are kept and sent from memory until the disk takes them", exc)  # noqa: TRY400 - the disk
+        memory = Outbox.in_memory(
+            max_bytes=min(SHELTER_BYTES, config.outbox.max_bytes),
+            min_resolution_seconds=config.outbox.min_resolution_seconds,
+        )
+        return memory, lambda: open_outbox(config)
 
 
 def timestamps(config: Config, boot: str, outbox: Outbox) -> Timestamps:

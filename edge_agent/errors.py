@@ -5,6 +5,7 @@ EdgeAgentError
  +- CollectorError   go on without it: one collector has no values for this tick
  +- InstallError     stop: the service can't be installed like this; the message says what would do
  +- OutboxError      go on from memory and retry: the outbox file can't be read or written at present
+     +- DiskRefuses     go on with an outbox in memory: the disk is full, read-only or broken
      +- OutboxCorrupt   set the file aside and go on with a new one
 
 Everything in the tree has a cause outside the program: `str()` of it is a message for a person, without a traceback
@@ -34,6 +35,10 @@ class InstallError(EdgeAgentError):
 
 class OutboxError(EdgeAgentError):
     """The outbox file can't be read or written at present; nothing that it had committed is gone."""
+
+
+class DiskRefuses(OutboxError):
+    """The disk is full, read-only or broken at present."""
 
 
 class OutboxCorrupt(OutboxError):

@@ -114,6 +114,12 @@ class Outbox:
             raise
 
     @classmethod
+    def in_memory(cls, *, max_bytes: int, min_resolution_seconds: float = 300.0) -> "Outbox":
+        """An outbox that is on no disk and ends with this process, with a stream of its own."""
+        options = Options(max_bytes, min_resolution_seconds, machine_id=None, vfs=None)
+        return Outbox._open_locked(Path(":memory:"), os.open(os.devnull, os.O_RDONLY), options)
+
+    @classmethod
     def _open_locked(cls, path: Path, held: int, options: Options) -> Self:
         db = connect(path, options.vfs)
         try:
@@ -247,6 +253,13 @@ class Outbox:
         [(noted,)] = self._rows("select newest_ms from outbox")
         newest = self._rows("select t from tick order by seq desc limit 1")
         return max(int(noted), int(newest[0][0]) if newest else 0)
+
+    def prove(self) -> None:
+        """Writes to the disk, and changes nothing; raises OutboxError where that refuses."""
+        with self._transaction():
+            # One statement would not do: SQLite writes no page whose content stays the same.
+            self._execute("update outbox set newest_ms = newest_ms + 1")
+            self._execute("update outbox set newest_ms = newest_ms - 1")
 
     def note_newest(self, newest_ms: int) -> None:
         """Notes when the newest reading was taken; a power failure may undo it."""

@@ -1,6 +1,7 @@
 """The outbox's file: who may open it, what is in it, and what becomes of it when it is damaged."""
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from uuid import uuid4
 
 import apsw
 
-from edge_agent.errors import OutboxCorrupt, OutboxError
+from edge_agent.errors import DiskRefuses, OutboxCorrupt, OutboxError
 
 if sys.platform == "win32":
     import msvcrt
@@ -21,6 +22,7 @@ else:
 
 APPLICATION_ID: Final = 0x54425F4F  # "TB_O"
 SCHEMA_VERSION: Final = 3
+_REFUSALS: Final = frozenset({errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 # A reading's keys are stored once (`layout`), its values as packed little-endian float64 with NaN for "no value".
 # `outbox` has one row. `sequence_offset`: sequence number on the wire = tick.seq - sequence_offset, so that a new
@@ -65,11 +67,13 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """What SQLite raises, as OutboxCorrupt or OutboxError."""
+    """What SQLite raises, as OutboxCorrupt, DiskRefuses or OutboxError."""
     try:
         yield
     except (apsw.CorruptError, apsw.NotADBError) as exc:
         raise OutboxCorrupt(f"outbox {path} is damaged: {exc}") from exc
+    except (apsw.FullError, apsw.ReadOnlyError, apsw.IOError) as exc:
+        raise DiskRefuses(f"outbox {path}: {exc}") from exc
     except apsw.Error as exc:
         raise OutboxError(f"outbox {path}: {exc}") from exc
 
@@ -86,7 +90,8 @@ def lock(path: Path) -> int:
         is_new = not name.exists()
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o640)
     except OSError as exc:
-        raise OutboxError(f"outbox {path}: {exc.strerror}: {exc.filename}") from exc
+        kind = DiskRefuses if exc.errno in _REFUSALS else OutboxError
+        raise kind(f"outbox {path}: {exc.strerror}: {exc.filename}") from exc
     try:
         if is_new:
             _give_to_owner_of(path.parent, descriptor)

@@ -22,6 +22,8 @@ from edge_agent.intake import Intake
 from edge_agent.mqtt import Acknowledged, Connected, Disconnected, Event, Link, Received, Will
 from edge_agent.outbox import Outbox, StoredTick
 from edge_agent.reading import Reading
+from edge_agent.shelter import MAX_BYTES as SHELTER_BYTES
+from edge_agent.shelter import Shelter
 from edge_agent.timestamps import Timestamps, Trusting
 from edge_agent.token_bucket import TokenBucket
 from edge_agent.window import Lane, Limits, Range, Window
@@ -41,6 +43,8 @@ _RECENT_TICKS: Final = 1_000
 _MAX_ARRIVED: Final = 1_000
 _RELEASED_AT_A_TIME: Final = 200
 _NOTE_NEWEST_SECONDS: Final = 600.0
+# So long nothing else happens while the disk refuses, and then it is tried again.
+_REFUSAL_SECONDS: Final = 5.0
 # MQTT 5, section 3.4.2.1: a PUBACK that refuses this message, not every one.
 _FOR_ITS_CONTENT: Final = frozenset({"Packet too large", "Payload format invalid", "Topic name invalid"})
 
@@ -85,10 +89,12 @@ class Publisher:
         on_config: Callable[[bytes], None] = lambda _: None,
         *,
         timestamps: Timestamps | None = None,
+        open_disk: Callable[[], Outbox] | None = None,
     ) -> None:
         """`on_config` is called in its thread with each payload of the topic of the desired configuration.
 
-        Without `timestamps` readings have the right times already.
+        Without `timestamps` readings have the right times already. `open_disk` opens the outbox on disk where `outbox`
+        is one in memory, in its place.
         """
         self._config = config
         self._outbox = outbox
@@ -128,6 +134,9 @@ class Publisher:
         # The thread's own.
         self._timestamps: Timestamps = Trusting() if timestamps is None else timestamps
         self._newest_due = 0.0
+        self._shelter = None if open_disk is None else Shelter(outbox, None, open_disk)
+        self._refused_since: float | None = None
+        self._disk_due = 0.0
         rate = config.delivery.backlog_bytes_per_second
         self._backlog_budget = None if rate is None else TokenBucket.full(rate, time.monotonic())
         self._connection: Connected | None = None
@@ -227,6 +236,8 @@ class Publisher:
         self._listen(arrived)
         self._guarded(self._work)
         held = self._outbox.depth + self._outbox.waiting + self._intake.waiting + self._untimed.waiting
+        if self._shelter is not None and self._shelter.disk is not None:
+            held += self._shelter.disk.depth + self._shelter.disk.waiting
         self._accounted = (self._taken, held)
         self._progress_at = time.monotonic()
         if self._progress_at >= self._report_due:
@@ -239,6 +250,10 @@ class Publisher:
         try:
             work()
         except OutboxCorrupt as exc:
+            if self._shelter is not None:
+                with contextlib.suppress(OutboxError):  # it is opened anew as it works again
+                    self._shelter.replace_disk(exc)
+                return
             self._outbox = self._outbox.replaced(exc)
             self._begin_stream()
         except OutboxError as exc:
@@ -291,10 +306,51 @@ class Publisher:
                     self._stop_at = time.monotonic() + event.grace_seconds
 
     def _store(self) -> None:
-        self._appended_to_outbox(self._intake.store(self._outbox, self._window.unconfirmed))
-        self._untimed.hold(self._outbox, self._identity.boot_id, self._window.unconfirmed)
+        target = self._outbox if self._shelter is None else self._shelter.target
+        seqs = self._intake.store(target, self._window.unconfirmed)
+        if target is self._outbox:
+            self._appended_to_outbox(seqs)
+        self._untimed.hold(target, self._identity.boot_id, self._window.unconfirmed)
+        self._mind_refusal(time.monotonic())
         if self._outbox.unflushed and self._unflushed_since is None:
             self._unflushed_since = time.monotonic()
+
+    def _mind_refusal(self, now: float) -> None:
+        """Where the disk has refused for a while, readings go into an outbox in memory, and are sent from there."""
+        if not self._intake.waiting and not self._untimed.waiting:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since >= _REFUSAL_SECONDS:
+            self._refused_since = None
+            if self._shelter is not None:
+                self._shelter.return_here()
+                return
+            disk = self._outbox
+            self._outbox = Outbox.in_memory(
+                max_bytes=min(SHELTER_BYTES, self._config.outbox.max_bytes),
+                min_resolution_seconds=self._config.outbox.min_resolution_seconds,
+            )
+            self._shelter = Shelter(self._outbox, disk, lambda: disk)
+            self._disk_due = now + _REFUSAL_SECONDS
+            log.warning("the disk goes on to refuse: readings are kept and sent from memory, in a stream of their own")
+            self._begin_stream()
+
+    def _leave_shelter(self, now: float) -> None:
+        """Back to the disk, once it works."""
+        if self._shelter is None or now < self._disk_due:
+            return
+        self._disk_due = now + _REFUSAL_SECONDS
+        try:
+            disk = self._shelter.left(self._highest_sent)
+        except OutboxError:  # was told before
+            return
+        if disk is not None:
+            self._outbox.close()
+            self._outbox, self._shelter = disk, None
+            self._dropped = disk.dropped
+            log.warning("the outbox is on disk again")
+            self._begin_stream()
 
     def _next_unseen(self) -> int:
         """A number that no reading gets that is here already."""
@@ -408,6 +464,7 @@ class Publisher:
             self._proof = None
 
     def _maintain(self, now: float) -> None:
+        self._leave_shelter(now)
         if self._unsettled:
             self._settle([])
         if self._unflushed_since is not None and (
@@ -529,13 +586,18 @@ class Publisher:
             connected=self._connection is not None,
             in_flight=self._window.in_flight,
             stalled=self._window.stalled,
-            in_memory=(in_memory := self._intake.waiting + self._untimed.waiting),
-            disk_fails=self._disk_fails or in_memory > 0,
+            in_memory=(in_memory := self._in_memory()),
+            disk_fails=self._disk_fails or self._shelter is not None or in_memory > 0,
             untimed_readings=self._outbox.waiting + self._untimed.waiting,
             clock=self._timestamps.report(),
             outbox=self._outbox.state(),
             counts=replace(self._counts),
         )
+
+    def _in_memory(self) -> int:
+        """How many readings a crash loses because of the disk."""
+        sheltered = 0 if self._shelter is None else self._shelter.memory.depth + self._shelter.memory.waiting
+        return self._intake.waiting + self._untimed.waiting + sheltered
 
     def _will(self) -> Will:
         lost = Status(
@@ -590,14 +652,18 @@ class Publisher:
             self._store()
             self._settle_all()
             self._note_newest()
+            self._leave_shelter(float("inf"))
         except OutboxError as exc:
             log.warning("%s", exc)
-        if refused := self._intake.waiting + self._untimed.waiting:
-            log.error("%d readings that the outbox did not take are lost", refused)
+        if refused := self._in_memory():
+            log.error("%d readings that the disk did not take are lost, unless they were sent", refused)
         with contextlib.suppress(OutboxError):
             self._report = self._reported()
 
     def _close_outbox(self) -> None:
+        if self._shelter is not None and self._shelter.disk is not None:
+            self._outbox.close()
+            self._outbox = self._shelter.disk
         try:
             self._outbox.close()
         except OutboxError as exc:
