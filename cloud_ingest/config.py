@@ -50,8 +50,8 @@ _PLAIN_WORDS: Final = {
     "float_parsing": "must be a number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
-    "union_tag_invalid": "has a format that is not known: it must be influx or json",
-    "union_tag_not_found": "has no format: it must be influx or json",
+    "union_tag_invalid": "has a format that is not known: it must be influx, json or sparkplug",
+    "union_tag_not_found": "has no format: it must be influx, json or sparkplug",
 }
 
 

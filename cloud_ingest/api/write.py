@@ -84,7 +84,6 @@ def router(writers: Writers, config: Config) -> APIRouter:
     max_bytes = config.ingest.max_decompressed_bytes
     bounds = Bounds(
         max_message_bytes=max_bytes,
-        max_decompressed_bytes=max_bytes,
         max_future_ms=config.ingest.max_future_seconds * 1000,
         max_age_ms=config.retention.tiers_ms[-1],
     )
@@ -145,7 +144,7 @@ def _bridge(query: WriteQuery, data: bytes, bounds: Bounds) -> list[Block]:
         raise InvalidParameter("device", "is needed with format=bridge")
     limits = Limits(
         max_message_bytes=bounds.max_message_bytes,
-        max_decompressed_bytes=bounds.max_decompressed_bytes,
+        max_decompressed_bytes=bounds.max_message_bytes,
         max_future_ms=bounds.max_future_ms,
         max_age_ms=bounds.max_age_ms,
     )

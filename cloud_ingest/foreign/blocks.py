@@ -11,8 +11,7 @@ from cloud_ingest.message import Message
 from cloud_ingest.store.batch import Block
 from cloud_ingest.store.publishers import stream_of
 from cloud_ingest.store.rejected import Rejection
-from telemetry_contract import compression
-from telemetry_contract.errors import PayloadError, PayloadTooLarge
+from telemetry_contract.errors import PayloadTooLarge
 
 _SHOWN_CHARACTERS: Final = 300
 
@@ -21,23 +20,19 @@ Decoded: TypeAlias = list[Block | Rejection]
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What is accepted: bytes of a message as received and decompressed, and how far its times may lie from now."""
+    """What is accepted: bytes of a message, and how far its times may lie from now."""
 
     max_message_bytes: int
-    max_decompressed_bytes: int
     max_future_ms: int
     max_age_ms: int
 
 
 def decode_foreign(message: Message, interpreter: Interpreter, bounds: Bounds, now_ms: int) -> Decoded:
     """The blocks of a message; where something of it can't be used, also one rejection that says what."""
-    try:
-        if len(message.payload) > bounds.max_message_bytes:
-            raise PayloadTooLarge(f"payload has {len(message.payload)} bytes, more than {bounds.max_message_bytes}")
-        data = compression.decompress(message.payload, max_bytes=bounds.max_decompressed_bytes)
-    except PayloadError as exc:
-        return [Rejection(message, exc.reason, str(exc)[:_SHOWN_CHARACTERS])]
-    found = interpreter.interpret(message, data, now_ms)
+    if len(message.payload) > bounds.max_message_bytes:
+        detail = f"payload has {len(message.payload)} bytes, more than {bounds.max_message_bytes}"
+        return [Rejection(message, PayloadTooLarge.reason, detail)]
+    found = interpreter.interpret(message, message.payload, now_ms)
     if message.retained and any(reading.time_ms is None for reading in found.readings):
         # An old value that the broker kept, of unknown age: to take it for one of now would be a lie
         found.readings = [reading for reading in found.readings if reading.time_ms is not None]

@@ -40,4 +40,4 @@ class Interpreter(Protocol):
     """Understands the messages of one source. Used by one thread, in the order of arrival."""
 
     def interpret(self, message: Message, data: bytes, now_ms: int) -> Interpretation:
-        """What the message says. `data` is its payload, uncompressed. Never raises, whatever the bytes."""
+        """What the message says, `data` being its payload. Never raises, whatever the bytes."""

@@ -128,4 +128,21 @@ class JsonSource(_Source):
         return self
 
 
-ForeignSource: TypeAlias = Annotated[InfluxSource | JsonSource, Field(discriminator="format")]
+_SPARKPLUG_TOPICS = [
+    *(f"spBv1.0/+/{kind}/+" for kind in ("NBIRTH", "NDATA", "NDEATH")),
+    *(f"spBv1.0/+/{kind}/+/+" for kind in ("DBIRTH", "DDATA", "DDEATH")),
+]
+
+
+class SparkplugSource(_Section):
+    """Sparkplug B: the topic tells group, node and device. `site` null is the group."""
+
+    format: Literal["sparkplug"]
+    topics: Annotated[list[TopicFilter], Field(min_length=1)] = _SPARKPLUG_TOPICS
+    site: Identifier | None = None
+    rebirth_seconds: Annotated[float, Field(ge=1, le=3_600, allow_inf_nan=False)] = 10
+    client_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    session_expiry_seconds: Annotated[int, Field(ge=60, le=0xFFFFFFFF)] = 7 * _DAY_SECONDS
+
+
+ForeignSource: TypeAlias = Annotated[InfluxSource | JsonSource | SparkplugSource, Field(discriminator="format")]

@@ -7,6 +7,7 @@ ingesters a lease decides which, and another takes over when that one is gone.
 
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -15,7 +16,9 @@ from cloud_ingest.foreign.blocks import Bounds, decode_foreign
 from cloud_ingest.foreign.flat_json import JsonInterpreter
 from cloud_ingest.foreign.influx import InfluxInterpreter
 from cloud_ingest.foreign.interpretation import Interpreter
-from cloud_ingest.foreign.settings import ForeignSource, InfluxSource
+from cloud_ingest.foreign.settings import ForeignSource, InfluxSource, JsonSource, SparkplugSource
+from cloud_ingest.foreign.sparkplug import RequestRebirth, SparkplugInterpreter
+from cloud_ingest.foreign.sparkplug_payload import rebirth_command
 from cloud_ingest.ingest.batcher import Cut
 from cloud_ingest.ingest.metrics import IngestMetrics
 from cloud_ingest.ingest.mqtt_source import KeptSession, MqttSource
@@ -39,7 +42,6 @@ class ForeignIngest:
         self._metrics = metrics
         self._bounds = Bounds(
             max_message_bytes=config.ingest.max_message_bytes,
-            max_decompressed_bytes=config.ingest.max_decompressed_bytes,
             max_future_ms=config.ingest.max_future_seconds * 1000,
             max_age_ms=config.retention.tiers_ms[-1],
         )
@@ -83,7 +85,12 @@ class ForeignIngest:
             self._metrics.source_up.labels(self._name).set_function(lambda: 0.0)
 
     def _pipeline(self, source: MqttSource) -> Pipeline:
-        interpreter = interpreter_of(self._name, self._settings)
+
+        def request_rebirth(group: str, node: str) -> None:
+            command = rebirth_command(time.time_ns() // 1_000_000)
+            source.publish(f"spBv1.0/{group}/NCMD/{node}", command, "application/octet-stream")
+
+        interpreter = interpreter_of(self._name, self._settings, request_rebirth)
         return Pipeline(
             source,
             writer_of(self._config),
@@ -94,8 +101,13 @@ class ForeignIngest:
         )
 
 
-def interpreter_of(name: str, settings: ForeignSource) -> Interpreter:
-    """What understands the messages of a source."""
-    if isinstance(settings, InfluxSource):
-        return InfluxInterpreter.of_source(name, settings)
-    return JsonInterpreter(name, settings)
+def interpreter_of(name: str, settings: ForeignSource, request_rebirth: RequestRebirth) -> Interpreter:
+    """What understands the messages of a source. `request_rebirth` asks a Sparkplug node of a group for its births."""
+    match settings:
+        case InfluxSource():
+            return InfluxInterpreter.of_source(name, settings)
+        case JsonSource():
+            return JsonInterpreter(name, settings)
+        case SparkplugSource():
+            rebirth_ms = round(settings.rebirth_seconds * 1000)
+            return SparkplugInterpreter(name, settings.site, rebirth_ms, request_rebirth)

@@ -33,7 +33,7 @@ def examples() -> dict[str, Any]:
 
 def reading(name: str, topic: str, payload: bytes) -> Reading:
     source = configured(examples()).sources[name]
-    found = interpreter_of(name, source).interpret(Message(topic, b""), payload, 0)
+    found = interpreter_of(name, source, lambda _group, _node: None).interpret(Message(topic, b""), payload, 0)
     assert found.problems == []
     (only,) = found.readings
     return only

@@ -13,8 +13,10 @@ from harness.cloud import at_work, role
 from harness.link import Link
 from harness.processes import Process
 from harness.publisher import Publisher
+from harness.sparkplug import DOUBLE, INT64, Metric, payload
 from harness.wait import until
 
+from cloud_ingest.foreign.sparkplug_payload import decode_payload
 from cloud_ingest.ingest import main
 from cloud_ingest.store.migrate import migrate
 
@@ -193,3 +195,30 @@ def test_json_with_a_mapping_is_stored(
         until(came, 20, "the value")
     columns = "select distinct site, device, metric, labels, value from telemetry.sample"
     assert query(columns) == [("default", "cellar", "temperature_celsius", {"sensor": "sht31"}, 21.5)]
+
+
+def test_sparkplug_node_is_asked_for_its_birth_and_then_understood(
+    migrated: str, broker: Mosquitto, query: Query, config_file: Callable[..., str]
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    file = config_file(plant={"format": "sparkplug"})
+    data = Metric(alias=1, value=21.5, encode_as=DOUBLE, timestamp=now_ms)
+    with at_work(main.run, migrated, broker, CONFIG=file), Publisher(broker) as node:
+        node.listen("spBv1.0/north/NCMD/edge")
+
+        def asked() -> bool:
+            node.send("spBv1.0/north/NDATA/edge", payload(data, seq=9, timestamp=now_ms))
+            return bool(node.arrived)
+
+        until(asked, 20, "a request for a birth")
+        assert decode_payload(node.arrived[0][1]).metrics[0].name == "Node Control/Rebirth"
+        birth = [Metric("bdSeq", 0, INT64), Metric("Temp", 20.5, DOUBLE, alias=1, timestamp=now_ms - 1_000)]
+        node.send("spBv1.0/north/NBIRTH/edge", payload(*birth, seq=0, timestamp=now_ms), qos=0)
+        for _ in range(2):  # the second is a redelivery
+            node.send("spBv1.0/north/NDATA/edge", payload(data, seq=1, timestamp=now_ms))
+        node.send("spBv1.0/north/NDEATH/edge", payload(Metric("bdSeq", 0, INT64)))
+        online = "select value from telemetry.sample where metric = 'sparkplug_online' order by time"
+        until(lambda: query(online)[1:] == [(0.0,)], 15, "its death")
+    values = query("select site, device, value from telemetry.sample where metric = 'Temp' order by time")
+    assert values == [("north", "edge", 20.5), ("north", "edge", 21.5)]
+    assert {reason for (reason,) in query("select reason from telemetry.rejected")} == {"birth_missing"}
