@@ -34,6 +34,20 @@ class IngestMetrics:
         self.lag_seconds = Gauge(
             "ingest_lag_seconds", "Age of the newest reading of the last batch at its commit.", registry=self.registry
         )
+        self.message_lag_seconds = Histogram(
+            "ingest_message_lag_seconds",
+            "Age of the newest reading of each message when it was committed.",
+            buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3_600, 86_400),
+            registry=self.registry,
+        )
+        self.late = Counter(
+            "ingest_ticks_late",
+            "Readings committed after the rollup of their time was made, so that it is made again.",
+            registry=self.registry,
+        )
+        self.queue = Gauge(
+            "ingest_queue_messages", "Messages received and not yet committed and acknowledged.", registry=self.registry
+        )
         self.database_up = Gauge("ingest_database_up", "1 while batches can be committed.", registry=self.registry)
         self.source_up = Gauge(
             "ingest_source_up",

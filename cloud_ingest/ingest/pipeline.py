@@ -131,6 +131,7 @@ class Pipeline:
         if not self._arrived:
             self._arrived.extend(self._source.receive(self._cut.max_messages, timeout))
             self._metrics.messages.inc(len(self._arrived))
+            self._metrics.queue.inc(len(self._arrived))
         was_there = bool(self._arrived)
         now_ms = time.time_ns() // 1_000_000
         while self._arrived and not self._cut.is_full(batch):
@@ -220,9 +221,14 @@ class Pipeline:
         metrics.ticks.inc(sum(outcome.stored_ticks for outcome in outcomes))
         metrics.samples.inc(sum(outcome.stored_samples for outcome in outcomes))
         metrics.duplicates.inc(sum(outcome.duplicate_ticks for outcome in outcomes))
-        newest = max((block.newest_ms for block in batch.blocks if block.rejection is None), default=None)
-        if newest is not None:
-            metrics.lag_seconds.set(max(0.0, time.time() - newest / 1000))
+        metrics.late.inc(sum(outcome.late_ticks for outcome in outcomes))
+        metrics.queue.dec(len(batch.received))
+        now = time.time()
+        lags = [max(0.0, now - block.newest_ms / 1000) for block in batch.blocks if block.rejection is None]
+        for lag in lags:
+            metrics.message_lag_seconds.observe(lag)
+        if lags:
+            metrics.lag_seconds.set(min(lags))
         for outcome in outcomes:
             for rejection in outcome.rejections:
                 metrics.rejected.labels(rejection.reason).inc()

@@ -96,11 +96,15 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a committed batch did, in ticks and samples, and which streams it settled."""
+    """What a committed batch did, in ticks and samples, and which streams it settled.
+
+    `late_ticks` of the stored ones came after the rollup of their time was made.
+    """
 
     settlements: list[Settlement]
     stored_ticks: int
     stored_samples: int
+    late_ticks: int
     duplicate_ticks: int
     rejections: list[Rejection]
 
@@ -123,6 +127,13 @@ class _Numbers(NamedTuple):
 
     devices: dict[str, int]
     layouts: dict[Keys, int]
+
+
+class _Copied(NamedTuple):
+    """What was stored: how many samples, and how many ticks that came late."""
+
+    samples: int
+    late_ticks: int
 
 
 class _Settled(NamedTuple):
@@ -232,7 +243,7 @@ def _settle(
         own, taken = _by_publisher(connection, own)
         fresh = _fresh(session, own, known, numbers)
         stored = {stream: [block for block in group if block.rejection is None] for stream, group in fresh.items()}
-        samples = _copy(session, _flat(stored), numbers)
+        copied = _copy(session, _flat(stored), numbers)
         rejections = [
             *rejections,
             *taken,
@@ -255,7 +266,8 @@ def _settle(
             if group[-1].publisher is None
         ],
         stored_ticks=_ticks(_flat(stored)),
-        stored_samples=samples,
+        stored_samples=copied.samples,
+        late_ticks=copied.late_ticks,
         duplicate_ticks=_ticks(_flat(own)) - _ticks(_flat(fresh)),
         rejections=rejections,
     )
@@ -401,8 +413,8 @@ def _selected(block: Block, indices: list[int]) -> Block:
     )
 
 
-def _copy(session: _Session, blocks: list[Block], numbers: _Numbers) -> int:
-    """Stores the ticks of the blocks and judges them; how many samples these had."""
+def _copy(session: _Session, blocks: list[Block], numbers: _Numbers) -> _Copied:
+    """Stores the ticks of the blocks and judges them."""
     connection, placement = session.connection, session.placement
     by_layout: dict[int, list[Block]] = {}
     for block in blocks:
@@ -427,7 +439,7 @@ def _copy(session: _Session, blocks: list[Block], numbers: _Numbers) -> int:
             copy.write(copy_stream(parts))
     placement.store_late(late)
     session.judging.judge(readings)
-    return count
+    return _Copied(count, late.ticks)
 
 
 def _entry(own: list[Block], stored: list[Block], known: ledger.Known) -> ledger.Entry:

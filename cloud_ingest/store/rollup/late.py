@@ -40,8 +40,9 @@ class Mark(NamedTuple):
 
 @dataclass(slots=True)
 class Late:
-    """What a transaction leaves behind beside raw readings."""
+    """What a transaction leaves behind beside raw readings, and of how many readings."""
 
+    ticks: int = 0
     marks: set[Mark] = field(default_factory=set)
     rollups: dict[Tier, list[Rollups]] = field(default_factory=dict)
 
@@ -58,6 +59,7 @@ def place(readings: Readings, state: TierState, late: Late) -> Readings:
     """
     if readings.times_ms.min() >= state.watermark:
         return readings
+    late.ticks += int(np.count_nonzero(readings.times_ms < state.watermark))
     for finer, tier in zip(TIERS, ROLLUPS, strict=False):
         gone = readings.times_ms < state.floors[finer.level]
         here = gone & (readings.times_ms >= state.floors[tier.level])
