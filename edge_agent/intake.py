@@ -71,7 +71,7 @@ class Intake:
                 self._refused = True
             return
         if self._refused:
-            log.warning("the outbox takes readings again: %d waited, %d were dropped", len(self._waiting), self._lost)
+            log.warning("readings are kept again: %d waited, %d were dropped", len(self._waiting), self._lost)
             self._refused = False
         self._waiting.clear()
         self._values = self._lost = 0
