@@ -70,6 +70,8 @@ def test_agent_runs_on_an_edge_device(edge_device: Path) -> None:
     python = str(edge_device / "python")
     assert "site-packages" in run(python, "-c", "import edge_agent.agent; print(edge_agent.agent.__file__)")
     assert "usage: edge-agent" in run(str(edge_device / "edge-agent"), "--help")
+    program = edge_device / "edge-agent"
+    assert f"\nExecStart={program} run\n" in run(str(program), "install-service", "--dry-run", "--root", "/nowhere")
     assert run(python, "-m", "pip", "check", "--disable-pip-version-check") == "No broken requirements found.\n"
 
 
