@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -13,9 +13,12 @@ from cloud_ingest.api.paging import Cursor, decode_cursor, encode_cursor
 from cloud_ingest.api.parameters import Identifier, Parameters, Site, once_each
 from cloud_ingest.api.problems import problem
 from cloud_ingest.api.times import format_time
+from cloud_ingest.store.conflicts import ConflictRow, of_device
 from cloud_ingest.store.devices import DeviceDetail, DeviceRow, StreamRow, find_device, list_devices
 from cloud_ingest.store.pool import ReadPool
 from cloud_ingest.store.rollup.state import from_ms
+
+_MAX_CONFLICTS: Final = 100
 
 
 class Device(BaseModel):
@@ -80,6 +83,17 @@ class Inventory(BaseModel):
     streams: int = Field(description="Outboxes that sent under this name; more than one after a new card, say.")
 
 
+class Conflict(BaseModel):
+    """A stream that two devices sent: an outbox was copied to a second machine."""
+
+    stream: UUID
+    owner: str = Field(description="The device that sent it first, and whose readings are stored.")
+    claimant: str = Field(description="The other, of which nothing of this stream is stored.")
+    messages: int = Field(description="Messages of the claimant that were rejected.")
+    first_seen: datetime
+    last_seen: datetime
+
+
 class DeviceDetails(Device):
     """A device with what its outbox, its clock and its stream look like."""
 
@@ -91,6 +105,7 @@ class DeviceDetails(Device):
     outbox: Outbox | None
     clock: Clock | None
     inventory: Inventory
+    conflicts: list[Conflict] = Field(description="Streams that it shares with others, at most 100, the latest first.")
 
 
 class DeviceQuery(Parameters):
@@ -130,9 +145,10 @@ def router(pool: ReadPool) -> APIRouter:
         """One device, with its stream, outbox, clock and inventory."""
         with pool.connection() as connection:
             found = find_device(connection, device)
+            shared = of_device(connection, device, _MAX_CONFLICTS)
         if found is None:
             return problem(HTTPStatus.NOT_FOUND, f"there is no device {device}")
-        return json_answer(request, _details(found))
+        return json_answer(request, {**_details(found), "conflicts": [_conflict(row) for row in shared]})
 
     return routes
 
@@ -162,6 +178,17 @@ def _details(found: DeviceDetail) -> dict[str, object]:
         "outbox": _outbox(status.get("outbox")),
         "clock": _clock(status.get("time"), found.reported_at),
         "inventory": {"metrics": found.metrics, "series": found.series, "streams": found.streams},
+    }
+
+
+def _conflict(row: ConflictRow) -> dict[str, object]:
+    return {
+        "stream": str(row.stream),
+        "owner": row.owner,
+        "claimant": row.claimant,
+        "messages": row.messages,
+        "first_seen": format_time(row.first_seen),
+        "last_seen": format_time(row.last_seen),
     }
 
 

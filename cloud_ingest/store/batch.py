@@ -1,5 +1,6 @@
 """The transaction that makes the promise: a batch of ticks into the database, each once, with a ledger to show it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import psycopg
 
 from cloud_ingest.errors import PartRefused
 from cloud_ingest.message import Message
-from cloud_ingest.store import gaps, ledger, publishers, rejected
+from cloud_ingest.store import conflicts, gaps, ledger, publishers, rejected
 from cloud_ingest.store.cardinality import NO_LIMIT, Budget
 from cloud_ingest.store.content import Candidates
 from cloud_ingest.store.database import Connection, connect, translated
@@ -253,6 +254,8 @@ def _settle(
         if whole and rejections:
             raise PartRefused("; ".join(f"{each.reason}: {each.detail}" for each in rejections))
         rejected.park(connection, rejections)
+        if foreign:
+            conflicts.note(connection, Counter((it.stream, numbers.devices[it.device]) for it in foreign))
         settled = ledger.settle(connection, {it: _entry(group, stored[it], known[it]) for it, group in own.items()})
         ranges = {
             it: _record_gaps(connection, it, group, fresh[it], _Settled(known[it].device_id, settled[it]))

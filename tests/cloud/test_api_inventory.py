@@ -231,3 +231,21 @@ def test_of_a_label_with_very_many_values_the_first_are_told(client: httpx2.Clie
     found = metrics(client, device=source.device)["a"]
     assert found["labels"] == {"id": [f"{index:03}" for index in range(100)]}
     assert found["series"] == 150
+
+
+def test_a_device_whose_outbox_was_copied_shows_who_else_sends_it(
+    client: httpx2.Client, database: str, source: Source
+) -> None:
+    source.write({ms(NOW): {"a": 1.0}})
+    assert details(client, source)["conflicts"] == []
+    copy = Source(database, f"copy-of-{source.device}", source.site, stream=source.stream, next_seq=2)
+    with pytest.raises(AssertionError):  # it expects that nothing is rejected
+        copy.write({ms(NOW): {"a": 2.0}})
+    (conflict,) = details(client, source)["conflicts"]
+    assert details(client, copy)["conflicts"] == [conflict]
+    assert [conflict[name] for name in ("stream", "owner", "claimant", "messages")] == [
+        str(source.stream),
+        source.device,
+        copy.device,
+        1,
+    ]

@@ -17,6 +17,7 @@ from cloud_ingest.errors import DataRejected, SchemaMissing, StoreUnavailable
 from cloud_ingest.message import Message
 from cloud_ingest.store import rejected
 from cloud_ingest.store.batch import BatchWriter, Block
+from cloud_ingest.store.conflicts import of_device
 from cloud_ingest.store.migrate import migrate
 from cloud_ingest.store.partitions import partitions_of
 from cloud_ingest.store.ranges import runs
@@ -270,6 +271,25 @@ def test_a_stream_can_not_be_spoken_for_by_another_device(writer: BatchWriter, c
     assert stored(connection, "thief") == []
     received = connection.execute("select received::text from telemetry.stream where stream_id = %s", [stream])
     assert received.fetchone() == ("{[1,2)}",)
+
+
+def test_each_device_that_speaks_for_a_stream_of_another_is_noted(
+    writer: BatchWriter, connection: Db, migrated: str
+) -> None:
+    stream, other = uuid4(), uuid4()
+    writer.write([block(stream, [1], device="owner"), block(other, [1], device="thief")], [])
+    with closing(BatchWriter(migrated)) as second:
+        for number in range(2, 5):
+            thief = [block(stream, [number], device="thief"), block(stream, [number + 10], device="thief")]
+            second.write([*thief, block(stream, [number], device="owner")], [])
+        second.write([block(other, [9], device="owner")], [])
+    found = [(it.stream, it.owner, it.claimant, it.messages) for it in of_device(connection, "thief", 10)]
+    assert found == [(other, "thief", "owner", 1), (stream, "owner", "thief", 6)]
+    assert len(of_device(connection, "owner", 10)) == 2
+    assert of_device(connection, "owner", 1)[0].stream == other
+    assert of_device(connection, "pump", 10) == []
+    # The owner is not held up, and nothing of the other is among its readings
+    assert [samples[0] for _, samples in stored(connection, "owner")] == [1, 2, 3, 4]
 
 
 def test_bad_series_key_is_parked_and_settled_and_its_neighbour_stored(writer: BatchWriter, connection: Db) -> None:
