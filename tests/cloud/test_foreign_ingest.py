@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psycopg
 import pytest
 import yaml
@@ -176,8 +177,13 @@ def test_one_of_two_ingesters_has_the_session_and_the_other_takes_over(
 
 
 def test_json_with_a_mapping_is_stored(
-    migrated: str, broker: Mosquitto, query: Query, config_file: Callable[..., str]
+    migrated: str,
+    broker: Mosquitto,
+    query: Query,
+    config_file: Callable[..., str],
+    free_port: Callable[[], int],
 ) -> None:
+    metrics = f"127.0.0.1:{free_port()}"
     file = config_file(
         sensors={
             "format": "json",
@@ -186,13 +192,15 @@ def test_json_with_a_mapping_is_stored(
             "metrics": [{"field": "t", "metric": "temperature_celsius", "labels": {"sensor": "sht31"}, "scale": 0.1}],
         }
     )
-    with at_work(main.run, migrated, broker, CONFIG=file), Publisher(broker) as sensor:
+    settings = {"CONFIG": file, "INGEST__METRICS_LISTEN": metrics}
+    with at_work(main.run, migrated, broker, **settings), Publisher(broker) as sensor:
 
         def came() -> bool:
             sensor.send("sensors/cellar/state", b'{"id": "cellar", "t": 215}')
             return bool(stored(query))
 
         until(came, 20, "the value")
+        assert 'ingest_source_up{source="sensors"} 1.0' in httpx2.get(f"http://{metrics}/metrics").text
     columns = "select distinct site, device, metric, labels, value from telemetry.sample"
     assert query(columns) == [("default", "cellar", "temperature_celsius", {"sensor": "sht31"}, 21.5)]
 
