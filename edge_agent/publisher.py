@@ -573,7 +573,8 @@ class Publisher:
             stream=self._outbox.stream,
             boot_id=self._identity.boot_id,
             agent_version=__version__,
-            time=self._timestamps.now_ms(),
+            # Also a wrong one: a status without a time is the last will.
+            time=self._timestamps.now_ms() or time.time_ns() // 1_000_000,
             reason=None if online else "stopped",
             outbox=self._outbox.state(),
             config_hash=self._identity.config_hash,

@@ -211,7 +211,7 @@ def test_what_was_measured_in_1970_arrives_with_true_times(start: MakeDevice, cl
     device.publisher.stop()
     assert ticks(cloud) == [(value, TRUE_MS + value * 10_000, None) for value in range(4)]
     until(lambda: not cloud.statuses[-1][0].online, 5, "the goodbye")
-    assert cloud.statuses[0][0].time is None
+    assert cloud.statuses[0][0].time, "a status without a time is the last will"
     assert cloud.statuses[-1][0].time == device.clock.true_ms
 
 
