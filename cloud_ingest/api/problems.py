@@ -135,11 +135,12 @@ _EVERYWHERE: Final = {
 def describe(operation: dict[str, Any]) -> None:
     """Puts problems into an operation of the API's description: what it says of its own and what any may answer."""
     responses = operation["responses"]
-    if "requestBody" in operation:
-        responses.setdefault("400", {"description": "The body can't be read at all."})
+    responses.setdefault("400", {"description": "The request can't be read: it is too long, or its body no text."})
     for status, description in _EVERYWHERE.items():
         own = responses.get(str(status.value), {}).get("description", "Validation Error")  # FastAPI's, of its own shape
         responses[str(status.value)] = {"description": description if own == "Validation Error" else own}
     for status, response in responses.items():
         if int(status) >= HTTPStatus.BAD_REQUEST:
             response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    # What is no HTTP to the server never reaches the application
+    responses["400"]["content"]["text/plain"] = {"schema": {"type": "string"}}
