@@ -5,6 +5,7 @@ series of a layout of a device. So the machine runs only for series that are pen
 a value beyond a level; `tests/cloud/test_alert_judging.py` shows that this equals running it for every sample.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -81,15 +82,14 @@ def judge_batch(batch: Iterable[Ticks], known: Known) -> Judged:
     for ticks in (_sorted(it) for it in batch if len(it.times_ms)):
         devices, starts = np.unique(ticks.device_ids, return_index=True)
         ends = [*starts[1:].tolist(), len(ticks.times_ms)]
-        for device_id, start, end in zip(devices.tolist(), starts.tolist(), ends, strict=True):
-            rows_of.setdefault(device_id, []).append(_Rows(ticks, start, end))
+        rows = [_Rows(ticks, start, end) for start, end in zip(starts.tolist(), ends, strict=True)]
+        for device_id, it in zip(devices.tolist(), rows, strict=True):
+            rows_of.setdefault(device_id, []).append(it)
+        if ticks.plan.watches:
+            _note_times(judged, known, ticks, dict(zip(devices.tolist(), rows, strict=True)))
         for group, number in np.argwhere(ticks.plan.beyond(ticks.samples, starts)).tolist():
             watch = ticks.plan.watches[number]
             to_run.add(Watched(int(devices[group]), watch.threshold_id, watch.key_id))
-    for device_id, rows in rows_of.items():
-        for it in rows:
-            if it.ticks.plan.watches:
-                _note_times(judged, known, device_id, it)
     to_run |= _active(judged, known, rows_of)
     for watched in sorted(to_run):
         _run(judged, known, watched, rows_of[watched.device_id])
@@ -98,6 +98,9 @@ def judge_batch(batch: Iterable[Ticks], known: Known) -> Judged:
 
 def _sorted(ticks: Ticks) -> Ticks:
     """By device, then by time; of equal times in the order of receipt."""
+    steps, times = np.diff(ticks.device_ids), np.diff(ticks.times_ms)
+    if bool(np.all((steps > 0) | ((steps == 0) & (times >= 0)))):
+        return ticks
     order = np.lexsort((ticks.times_ms, ticks.device_ids))
     return Ticks(ticks.layout_id, ticks.plan, ticks.device_ids[order], ticks.times_ms[order], ticks.samples[order])
 
@@ -114,20 +117,24 @@ def _active(judged: Judged, known: Known, rows_of: Mapping[int, Sequence[_Rows]]
     return found
 
 
-def _note_times(judged: Judged, known: Known, device_id: int, rows: _Rows) -> None:
-    """The newest time of the layout, and what came late."""
-    times = rows.ticks.times_ms[rows.start : rows.end]
-    layout_id = rows.ticks.layout_id
-    sharing = {layout_id}.union(*(known.layouts.get(it.key_id, ()) for it in rows.ticks.plan.watches))
-    before = [known.newest_ms[device_id, it] for it in sharing if (device_id, it) in known.newest_ms]
-    newest = max(before, default=None)
-    own = judged.newest_ms.get((device_id, layout_id), known.newest_ms.get((device_id, layout_id)))
-    last = int(times[-1])
-    judged.newest_ms[device_id, layout_id] = last if own is None else max(own, last)
-    if newest is not None and int(times[0]) <= newest:
-        _note_late(judged, device_id, int(times[0]), int(times[np.searchsorted(times, newest, "right") - 1]))
-    for repeated in times[1:][times[1:] == times[:-1]].tolist():
-        _note_late(judged, device_id, repeated, repeated)
+def _note_times(judged: Judged, known: Known, ticks: Ticks, rows_of: Mapping[int, _Rows]) -> None:
+    """The newest time of the layout of each device, and what came late."""
+    layout_id = ticks.layout_id
+    # What was judged of a series in another layout counts too
+    sharing = {layout_id}.union(*(known.layouts.get(it, ()) for it in ticks.plan.watched_keys))
+    times = ticks.times_ms.tolist()
+    for device_id, (_, start, end) in rows_of.items():
+        newest = max(
+            (time for it in sharing if (time := known.newest_ms.get((device_id, it))) is not None), default=None
+        )
+        own = judged.newest_ms.get((device_id, layout_id), known.newest_ms.get((device_id, layout_id)))
+        last = times[end - 1]
+        judged.newest_ms[device_id, layout_id] = last if own is None else max(own, last)
+        if newest is not None and times[start] <= newest:
+            _note_late(judged, device_id, times[start], times[bisect_right(times, newest, start, end) - 1])
+    repeated = (ticks.times_ms[1:] == ticks.times_ms[:-1]) & (ticks.device_ids[1:] == ticks.device_ids[:-1])
+    for index in np.flatnonzero(repeated).tolist():
+        _note_late(judged, int(ticks.device_ids[index]), times[index], times[index])
 
 
 def _note_late(judged: Judged, device_id: int, first_ms: int, last_ms: int) -> None:

@@ -3,7 +3,7 @@
 Devices that no threshold tells apart share a plan, so that the samples of many are looked at as one matrix.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -71,6 +71,7 @@ class Plan:
     def __init__(self, watches: Iterable[Watch], key_ids: Iterable[int]) -> None:
         self.watches = tuple(watches)
         self.key_ids = frozenset(key_ids)
+        self.watched_keys = frozenset(watch.key_id for watch in self.watches)
         self.by_series = {(watch.threshold_id, watch.key_id): watch for watch in self.watches}
         by_operator: dict[Operator, list[tuple[int, int, float]]] = {}
         for number, watch in enumerate(self.watches):
@@ -79,8 +80,8 @@ class Plan:
                     by_operator.setdefault(rule.operator, []).append((number, watch.column, level))
         self._tests = [
             (
-                _COMPARISONS[operator],
-                np.array([number for number, _, _ in tests], np.intp),
+                operator,
+                [number for number, _, _ in tests],
                 np.array([column for _, column, _ in tests], np.intp),
                 np.array([level for _, _, level in tests], np.float64),
             )
@@ -94,12 +95,17 @@ class Plan:
         has shape (groups, watches). What is not beyond leaves a series as it is that was ok before.
         """
         found = np.zeros((len(starts), len(self.watches)), np.bool_)
-        for compare, numbers, columns, levels in self._tests:
-            values = samples[:, columns]
-            hits = compare(values, levels)
-            if compare is np.not_equal:
-                hits &= ~np.isnan(values)
-            np.logical_or.at(found.T, numbers, np.logical_or.reduceat(hits, starts, axis=0).T)
+        for operator, numbers, columns, levels in self._tests:
+            compare = _COMPARISONS[operator]
+            if operator.direction:
+                # If any value of a group is beyond a level, its extreme is; a value that is missing is none
+                extreme = np.fmax if operator.direction > 0 else np.fmin
+                hits = compare(extreme.reduceat(samples, starts, axis=0)[:, columns], levels)
+            else:
+                values = samples[:, columns]
+                hits = np.logical_or.reduceat(compare(values, levels) & ~np.isnan(values), starts, axis=0)
+            for column, number in enumerate(numbers):
+                found[:, number] |= hits[:, column]
         return found
 
 
@@ -124,10 +130,13 @@ def compile_plan(
     return Plan(watches, (it.key_id for it in columns))
 
 
-def plan_class(device: Device, candidates: Iterable[Candidate]) -> tuple[object, ...]:
-    """What a device's plans depend on beside the layout: devices with equal classes share them."""
-    named = bool(device.sensors) or any(it.definition.selector.device == device.name for it in candidates)
-    return (device.name,) if named else (None, device.site, device.location)
+def plan_class(device: Device, named: Container[str]) -> tuple[object, ...]:
+    """What a device's plans depend on beside the layout: devices with equal classes share them.
+
+    `named` are the devices that selectors name.
+    """
+    alone = bool(device.sensors) or device.name in named
+    return (device.name,) if alone else (None, device.site, device.location)
 
 
 def _levels(rule: Rule) -> Iterable[float]:

@@ -24,11 +24,15 @@ _Class = tuple[object, ...]
 
 
 class _Thresholds(NamedTuple):
-    """What judges, as of an epoch. `anything` is False where there is nothing to judge by and nothing to withdraw."""
+    """What judges, as of an epoch. `devices` are those that selectors name.
+
+    `anything` is False where there is nothing to judge by and nothing to withdraw.
+    """
 
     epoch: int
     candidates: Sequence[Candidate]
     versions: Mapping[int, Versions]
+    devices: frozenset[str]
     anything: bool
 
 
@@ -37,7 +41,7 @@ class Judging:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._thresholds = _Thresholds(-1, [], {}, anything=False)
+        self._thresholds = _Thresholds(-1, [], {}, frozenset(), anything=False)
         self._devices: dict[int, Device] = {}
         self._plans: dict[tuple[int, _Class], Plan] = {}
         self._columns: dict[int, list[Column]] = {}  # a layout never changes
@@ -74,7 +78,8 @@ class Judging:
         ).fetchall()
         if epoch != self._thresholds.epoch:
             known = [it for it in candidates(self._connection) if it.definition.enabled]
-            self._thresholds = _Thresholds(epoch, known, versions(self._connection), anything=bool(known))
+            named = frozenset(it.definition.selector.device for it in known if it.definition.selector.device)
+            self._thresholds = _Thresholds(epoch, known, versions(self._connection), named, anything=bool(known))
             self._devices.clear()
             self._plans.clear()
         return self._thresholds._replace(anything=self._thresholds.anything or remembers)
@@ -116,7 +121,7 @@ class Judging:
         classes: dict[_Class, list[int]] = {}
         for device_id in np.unique(readings.device_ids).tolist():
             device = self._devices[device_id]
-            classes.setdefault(plan_class(device, thresholds.candidates), []).append(device_id)
+            classes.setdefault(plan_class(device, thresholds.devices), []).append(device_id)
         for name, members in classes.items():
             plan = self._plans.get((layout_id, name))
             if plan is None:

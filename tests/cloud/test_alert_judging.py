@@ -172,12 +172,11 @@ def test_thresholds_are_compiled_to_the_columns_they_judge() -> None:
 
 def test_devices_that_no_threshold_tells_apart_share_their_plans() -> None:
     a, b = Device("a", "plant", "hall", {}), Device("b", "plant", "hall", {})
-    everyone = [candidate(1), candidate(2, selector={"site": "plant", "location": "hall"})]
-    assert plan_class(a, everyone) == plan_class(b, everyone)
-    assert plan_class(a, everyone) != plan_class(Device("c", "plant", "yard", {}), everyone)
-    assert plan_class(a, everyone) != plan_class(Device("c", "other", "hall", {}), everyone)
-    assert plan_class(a, [*everyone, candidate(3, selector={"device": "a"})]) != plan_class(b, everyone)
-    assert plan_class(Device("b", "plant", "hall", {1: Placed("x", None)}), everyone) != plan_class(a, everyone)
+    assert plan_class(a, {"c"}) == plan_class(b, {"c"})
+    assert plan_class(a, {"c"}) != plan_class(Device("d", "plant", "yard", {}), {"c"})
+    assert plan_class(a, {"c"}) != plan_class(Device("d", "other", "hall", {}), {"c"})
+    assert plan_class(a, {"a"}) != plan_class(b, {"a"})
+    assert plan_class(Device("b", "plant", "hall", {1: Placed("x", None)}), {"c"}) != plan_class(a, {"c"})
 
 
 def test_a_value_that_is_missing_is_beyond_nothing() -> None:
