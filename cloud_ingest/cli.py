@@ -8,7 +8,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +17,12 @@ import typer
 import yaml
 
 from cloud_ingest import log
+from cloud_ingest.api import times
 from cloud_ingest.config import Config, load
-from cloud_ingest.errors import CloudError
+from cloud_ingest.errors import CloudError, ConfigError
 from cloud_ingest.stopping import stop_on_signals, stop_with_stdin
 from cloud_ingest.store.database import Connection, connect, translated
+from cloud_ingest.terminal import printable
 from telemetry_contract.version import __version__
 
 logger = logging.getLogger("cloud_ingest.cli")  # also where this module is `__main__`
@@ -41,6 +44,11 @@ ConfigFile = Annotated[
     typer.Option(
         "--config", help="A YAML file; CLOUD_INGEST_CONFIG names one too. CLOUD_INGEST_* variables go over it."
     ),
+]
+Reason = Annotated[str | None, typer.Option(help="Only those that were rejected for this reason.")]
+Device = Annotated[str | None, typer.Option(help="Only those of this device.")]
+Since = Annotated[
+    str | None, typer.Option(help="Only those received since: 2026-11-20T23:39:00Z, or an offset from now like -2h.")
 ]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Let the API listen where other machines reach it: it asks nobody for a key.")
@@ -153,13 +161,17 @@ def rejected_list(
     *,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
     before: Annotated[int | None, typer.Option(help="Only those with a lower number: the next page.")] = None,
+    reason: Reason = None,
+    device: Device = None,
+    since: Since = None,
 ) -> None:
     """The newest messages that could not be stored, and why."""
     from cloud_ingest import rejected_report  # noqa: PLC0415
-    from cloud_ingest.store.rejected import list_rejected  # noqa: PLC0415
+    from cloud_ingest.store.rejected import Selection, list_rejected  # noqa: PLC0415
 
     with _told_to_people(), _connection(config_file) as connection:
-        print(rejected_report.table(list_rejected(connection, limit, before)))
+        selection = Selection(reason=reason, device=device, since=_moment(since))
+        print(rejected_report.table(list_rejected(connection, selection, limit, before)))
 
 
 @rejected_app.command("show")
@@ -182,6 +194,45 @@ def rejected_show(
             sys.stdout.buffer.write(row.payload)
         else:
             print(rejected_report.details(row))
+
+
+@rejected_app.command("replay")
+def rejected_replay(
+    numbers: Annotated[list[int] | None, typer.Argument(help="As `rejected list` prints them.")] = None,
+    config_file: ConfigFile = None,
+    *,
+    reason: Reason = None,
+    device: Device = None,
+    since: Since = None,
+    all_: Annotated[bool, typer.Option("--all", help="All that there are.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be tried.")] = False,
+) -> None:
+    """Store rejected messages after all, each reading once: after an upgrade, say, or with a larger budget.
+
+    What is rejected again stays, with its new reason. Can be stopped at any time, and run again.
+    """
+    from cloud_ingest import rejected_report  # noqa: PLC0415
+    from cloud_ingest.ingest import decoders  # noqa: PLC0415
+    from cloud_ingest.replay import Replay  # noqa: PLC0415
+    from cloud_ingest.store.rejected import Selection, get_rejected, numbers_of  # noqa: PLC0415
+    from cloud_ingest.writer import writer_of  # noqa: PLC0415
+
+    with _told_to_people():
+        selection = Selection(numbers or None, reason, device, _moment(since))
+        if not all_ and selection == Selection():
+            raise ConfigError("say which: numbers, --reason, --device, --since, or --all")
+        config = load(config_file, os.environ)
+        with _connection(config_file) as connection, closing(writer_of(config)) as writer:
+            replay = Replay(writer, decoders.by_source(config))
+            total = rejected_report.ReplayTotal(dry_run=dry_run)
+            for number in numbers_of(connection, selection):
+                row = get_rejected(connection, number)
+                if row is not None:
+                    replayed = replay.one(row, dry_run=dry_run)
+                    total.add(replayed)
+                    if replayed.problem is not None:
+                        print(f"{number}: {printable(replayed.problem)}")
+        print(total)
 
 
 @thresholds_app.command("apply")
@@ -240,6 +291,16 @@ def _told_to_people() -> Iterator[None]:
         for line in str(exc).splitlines():
             print(f"cloud-ingest: {line}", file=sys.stderr)
         raise typer.Exit(exc.exit_code) from None
+
+
+def _moment(since: str | None) -> datetime | None:
+    """Raises ConfigError."""
+    if since is None:
+        return None
+    try:
+        return times.resolve(times.parse_time(since), datetime.now(UTC))
+    except ValueError as exc:
+        raise ConfigError(f"--since {exc}, got {since!r}") from exc
 
 
 @contextmanager

@@ -8,6 +8,7 @@ CloudError
      +- StoreUnavailable       retry: the database is away, busy, or ended the connection
      +- DataRejected           reject: the database refused this data and would again; bisect the batch to find it
          +- PartRefused            a part of what was to be stored whole can't be; nothing was
+     +- MessageGone            skip: the rejected message has been replayed or deleted meanwhile
      +- SchemaNotReady         stop: run `cloud-ingest migrate`
          +- SchemaMissing          the database has no schema of ours
          +- SchemaTooOld           migrations of this version have not been applied
@@ -51,6 +52,10 @@ class DataRejected(StoreError):
 
 class PartRefused(DataRejected):
     """What was to be stored whole or not at all was not, because of a part. The text says which and why."""
+
+
+class MessageGone(StoreError):
+    """There is no such rejected message any more; nothing was done."""
 
 
 class SchemaNotReady(StoreError):

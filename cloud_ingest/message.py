@@ -8,10 +8,12 @@ class Message:
     """One published message.
 
     `content_type` is MQTT 5's; None where there was none. `retained` where it was kept by the broker since some
-    earlier time, and came because somebody subscribed.
+    earlier time, and came because somebody subscribed. `source` names the configured source that it came from; None for
+    an agent of ours.
     """
 
     topic: str
     payload: bytes
     content_type: str | None = None
     retained: bool = False
+    source: str | None = None

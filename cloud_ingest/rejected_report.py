@@ -1,8 +1,10 @@
 """Rejected messages as text for a terminal."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from cloud_ingest.replay import Replayed
 from cloud_ingest.store.rejected import RejectedRow
 from cloud_ingest.terminal import columns, printable
 from telemetry_contract import compression
@@ -38,6 +40,8 @@ def details(row: RejectedRow) -> str:
     facts = {
         "number": str(row.rejected_id),
         "topic": printable(row.topic),
+        "device": printable(row.device or "unknown"),
+        "source": printable(row.source or "agents"),
         "content type": printable(row.content_type or "none"),
         "reason": printable(row.reason),
         "detail": printable(row.detail),
@@ -50,6 +54,38 @@ def details(row: RejectedRow) -> str:
     width = max(map(len, facts)) + 1
     head = "\n".join(f"{name + ':':<{width}} {text}" for name, text in facts.items())
     return f"{head}\n\n{_payload(row.payload)}"
+
+
+@dataclass(slots=True)
+class ReplayTotal:
+    """What became of all messages; `str()` is a line for people."""
+
+    dry_run: bool
+    messages: int = 0
+    stored_ticks: int = 0
+    duplicate_ticks: int = 0
+    rejected: int = 0
+    gone: int = 0
+
+    def add(self, replayed: Replayed) -> None:
+        """One more."""
+        self.messages += 1
+        self.stored_ticks += replayed.stored_ticks
+        self.duplicate_ticks += replayed.duplicate_ticks
+        self.rejected += replayed.problem is not None
+        self.gone += replayed.is_gone
+
+    def __str__(self) -> str:
+        if self.dry_run:
+            return (
+                f"{self.messages} messages: {self.stored_ticks} readings would be tried;"
+                f" {self.rejected} messages would be rejected again, at least in part"
+            )
+        gone = f"; {self.gone} messages were gone" if self.gone else ""
+        return (
+            f"{self.messages} messages: {self.stored_ticks} readings stored, {self.duplicate_ticks} were there already;"
+            f" {self.rejected} messages rejected again, at least in part{gone}"
+        )
 
 
 def _payload(payload: bytes) -> str:

@@ -12,13 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from cloud_ingest.config import Config
-from cloud_ingest.foreign.blocks import Bounds, decode_foreign
-from cloud_ingest.foreign.flat_json import JsonInterpreter
-from cloud_ingest.foreign.influx import InfluxInterpreter
-from cloud_ingest.foreign.interpretation import Interpreter
-from cloud_ingest.foreign.settings import ForeignSource, InfluxSource, JsonSource, SparkplugSource
-from cloud_ingest.foreign.sparkplug import RequestRebirth, SparkplugInterpreter
 from cloud_ingest.foreign.sparkplug_payload import rebirth_command
+from cloud_ingest.ingest import decoders
 from cloud_ingest.ingest.batcher import Cut
 from cloud_ingest.ingest.metrics import IngestMetrics
 from cloud_ingest.ingest.mqtt_source import KeptSession, MqttSource
@@ -40,11 +35,6 @@ class ForeignIngest:
         self._settings = config.sources[name]
         self._cut = cut
         self._metrics = metrics
-        self._bounds = Bounds(
-            max_message_bytes=config.ingest.max_message_bytes,
-            max_future_ms=config.ingest.max_future_seconds * 1000,
-            max_age_ms=config.retention.tiers_ms[-1],
-        )
         self._lease = Lease(config.database_url.get_secret_value(), f"source {self._client_id}")
         metrics.source_up.labels(name).set(0)
 
@@ -90,24 +80,11 @@ class ForeignIngest:
             command = rebirth_command(time.time_ns() // 1_000_000)
             source.publish(f"spBv1.0/{group}/NCMD/{node}", command, "application/octet-stream")
 
-        interpreter = interpreter_of(self._name, self._settings, request_rebirth)
         return Pipeline(
             source,
             writer_of(self._config),
             cut=self._cut,
-            decode=lambda message, now_ms: decode_foreign(message, interpreter, self._bounds, now_ms),
+            decode=decoders.source(self._name, self._config, request_rebirth),
             ack_interval=self._config.ingest.ack_interval_seconds,
             metrics=self._metrics,
         )
-
-
-def interpreter_of(name: str, settings: ForeignSource, request_rebirth: RequestRebirth) -> Interpreter:
-    """What understands the messages of a source. `request_rebirth` asks a Sparkplug node of a group for its births."""
-    match settings:
-        case InfluxSource():
-            return InfluxInterpreter.of_source(name, settings)
-        case JsonSource():
-            return JsonInterpreter(name, settings)
-        case SparkplugSource():
-            rebirth_ms = round(settings.rebirth_seconds * 1000)
-            return SparkplugInterpreter(name, settings.site, rebirth_ms, request_rebirth)

@@ -10,8 +10,8 @@ from typing import Final, Protocol
 from prometheus_client import start_http_server
 
 from cloud_ingest.config import Config
-from cloud_ingest.decode import Limits, decode
 from cloud_ingest.errors import ConfigError
+from cloud_ingest.ingest import decoders
 from cloud_ingest.ingest.batcher import Cut
 from cloud_ingest.ingest.foreign import ForeignIngest
 from cloud_ingest.ingest.lanes import Lanes
@@ -52,12 +52,6 @@ def run(config: Config, stop: threading.Event, make_source: Callable[[Config], B
     metrics = IngestMetrics()
     source = make_source(config)
     metrics.broker_up.set_function(lambda: float(source.is_connected))
-    limits = Limits(
-        max_message_bytes=config.ingest.max_message_bytes,
-        max_decompressed_bytes=config.ingest.max_decompressed_bytes,
-        max_future_ms=config.ingest.max_future_seconds * 1000,
-        max_age_ms=config.retention.tiers_ms[-1],
-    )
     cut = Cut(
         max_ticks=config.ingest.batch_rows,
         max_messages=max(1, config.ingest.receive_maximum // 2),
@@ -68,7 +62,7 @@ def run(config: Config, stop: threading.Event, make_source: Callable[[Config], B
         source,
         writer_of(config),
         cut=cut,
-        decode=lambda message, now_ms: decode(message, limits, now_ms),
+        decode=decoders.agents(config),
         ack_interval=config.ingest.ack_interval_seconds,
         metrics=metrics,
     )

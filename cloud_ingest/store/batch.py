@@ -11,7 +11,7 @@ from uuid import UUID
 import numpy as np
 import psycopg
 
-from cloud_ingest.errors import PartRefused
+from cloud_ingest.errors import MessageGone, PartRefused
 from cloud_ingest.message import Message
 from cloud_ingest.store import conflicts, gaps, ledger, publishers, rejected
 from cloud_ingest.store.cardinality import NO_LIMIT, Budget
@@ -20,7 +20,7 @@ from cloud_ingest.store.database import Connection, connect, translated
 from cloud_ingest.store.directory import Directory, Keys
 from cloud_ingest.store.judging import Judging
 from cloud_ingest.store.migrate import require_current
-from cloud_ingest.store.ranges import Range, contains, runs, runs_of
+from cloud_ingest.store.ranges import Range, contains, minus, runs, runs_of
 from cloud_ingest.store.readings import COPY_STATEMENT, Floats, Integers, copy_stream, pack
 from cloud_ingest.store.rejected import Rejection
 from cloud_ingest.store.rollup.late import Late, Placement, Readings, place
@@ -137,11 +137,22 @@ class _Copied(NamedTuple):
     late_ticks: int
 
 
+class _Mode(NamedTuple):
+    """`whole`: all or nothing, and nothing is parked. `replayed`: the number of the rejected message that it was."""
+
+    whole: bool = False
+    replayed: int | None = None
+
+
+_ORDINARY: Final = _Mode()
+
+
 class _Settled(NamedTuple):
-    """Whose a stream is, and how it stands after the batch."""
+    """Whose a stream is, how it stands after the batch, and what of it was in a gap for being rejected before."""
 
     device_id: int
     now: ledger.Settled
+    owed: list[Range]
 
 
 class BatchWriter:
@@ -169,9 +180,26 @@ class BatchWriter:
         """
         try:
             with translated():
-                return _write(self._open(), [self._derive(block) for block in blocks], rejections, whole=whole)
+                return _write(self._open(), [self._derive(block) for block in blocks], rejections, _Mode(whole))
         except PartRefused:
             raise  # the transaction was undone and the connection is as good as before
+        except BaseException:
+            self.close()
+            raise
+
+    def replay(self, number: int, blocks: list[Block], rejections: list[Rejection]) -> Outcome:
+        """As `write`, for the content of one rejected message as it is understood now, each of its ticks once.
+
+        Its ticks that are settled because it was rejected are taken as if they were not. The message is deleted in the
+        same transaction, or stays with the new reason where some of it was rejected again. Raises MessageGone too.
+        """
+        try:
+            with translated():
+                return _write(
+                    self._open(), [self._derive(block) for block in blocks], rejections, _Mode(replayed=number)
+                )
+        except MessageGone:
+            raise
         except BaseException:
             self.close()
             raise
@@ -199,7 +227,7 @@ class BatchWriter:
         return self._session
 
 
-def _write(session: _Session, blocks: list[Block], rejections: list[Rejection], *, whole: bool) -> Outcome:
+def _write(session: _Session, blocks: list[Block], rejections: list[Rejection], mode: _Mode = _ORDINARY) -> Outcome:
     directory = session.directory
     blocks, taken = _without_taken(session.connection, blocks)  # who can't speak for a device can't move it either
     rejections = [*rejections, *taken]
@@ -224,12 +252,12 @@ def _write(session: _Session, blocks: list[Block], rejections: list[Rejection], 
     while outcome is None:
         directory.make_streams((stream, devices[group[0].device]) for stream, group in streams.items())
         session.placement.cover(_times(storable))
-        outcome = _settle(session, streams, rejections, _Numbers(devices, layouts), whole=whole)
+        outcome = _settle(session, streams, rejections, _Numbers(devices, layouts), mode)
     return outcome
 
 
 def _settle(
-    session: _Session, streams: _Streams, rejections: list[Rejection], numbers: _Numbers, *, whole: bool
+    session: _Session, streams: _Streams, rejections: list[Rejection], numbers: _Numbers, mode: _Mode
 ) -> Outcome | None:
     """The transaction; None, with nothing done, where what was prepared for it does not hold any more."""
     connection, placement = session.connection, session.placement
@@ -240,6 +268,10 @@ def _settle(
         if len(known) < len(streams):
             session.directory.forget_streams()
             return None
+        owed: Mapping[UUID, list[Range]] = {}
+        if mode.replayed is not None:  # after the ledger, as whoever parks a message takes the two locks
+            owed = rejected.claim(connection, mode.replayed)
+            known = {it: replace(each, settled=minus(each.settled, owed.get(it, []))) for it, each in known.items()}
         own, foreign = _by_owner(streams, known, numbers)
         own, taken = _by_publisher(connection, own)
         fresh = _fresh(session, own, known, numbers)
@@ -251,14 +283,19 @@ def _settle(
             *(parked for block in _flat(fresh) if (parked := block.parked) is not None),
             *(_foreign_stream(block) for block in foreign),
         ]
-        if whole and rejections:
+        if mode.whole and rejections:
             raise PartRefused("; ".join(f"{each.reason}: {each.detail}" for each in rejections))
         rejected.park(connection, rejections)
         if foreign:
             conflicts.note(connection, Counter((it.stream, numbers.devices[it.device]) for it in foreign))
+        if mode.replayed is not None:
+            paid = [it for stream in owed for it in _incoming(stored.get(stream, []))]
+            rejected.release(connection, mode.replayed, paid, delete=not rejections)
         settled = ledger.settle(connection, {it: _entry(group, stored[it], known[it]) for it, group in own.items()})
         ranges = {
-            it: _record_gaps(connection, it, group, fresh[it], _Settled(known[it].device_id, settled[it]))
+            it: _record_gaps(
+                connection, it, group, fresh[it], _Settled(known[it].device_id, settled[it], owed.get(it, []))
+            )
             for it, group in own.items()
         }
 
@@ -466,8 +503,11 @@ def _record_gaps(
 ) -> list[Range]:
     """Keeps why numbers of a stream were not stored; what is settled of it that its edge may still hold."""
     refused = [block for block in fresh if block.rejection is not None and block.publisher is None]
-    if refused:
-        gaps.record_rejected(connection, stream, _incoming(refused), *_span_ms(refused))
+    if anew := minus(_incoming(refused), settled.owed):
+        gaps.record_rejected(connection, stream, anew, *_span_ms(refused))
+    if settled.owed:
+        stored = _incoming([block for block in fresh if block.rejection is None])
+        gaps.recover(connection, stream, minus(stored, minus(stored, settled.owed)))
     told = [block.told for block in own if block.told is not None]
     if not told or (settled.now.complete_below_low and not any(each.gone for each in told)):
         return settled.now.ranges

@@ -112,6 +112,24 @@ def record_rejected(
         _insert(connection, stream, gone, ranges, _time(oldest_ms))
 
 
+def recover(connection: Connection, stream: UUID, ranges: Iterable[Range]) -> None:
+    """Takes numbers that were stored after all out of the gaps of what was rejected."""
+    for first, last in ranges:
+        held = connection.execute(
+            "select from_seq, greatest(from_seq, %(first)s), least(to_seq, %(last)s) from telemetry.gap"
+            " where stream_id = %(stream)s and reason = %(reason)s and from_seq <= %(last)s and to_seq >= %(first)s",
+            {"stream": stream, "reason": REJECTED, "first": first, "last": last},
+        ).fetchall()
+        for start, lower, upper in held:
+            connection.execute(
+                "with less as (update telemetry.gap set ticks = ticks - %(ticks)s"
+                "  where stream_id = %(stream)s and from_seq = %(start)s and ticks > %(ticks)s returning from_seq)"
+                " delete from telemetry.gap where stream_id = %(stream)s and from_seq = %(start)s"
+                " and not exists (select from less)",
+                {"stream": stream, "start": start, "ticks": upper - lower + 1},
+            )
+
+
 def prune(connection: Connection, days: int) -> int:
     """Deletes the gaps that were found so many days ago; how many."""
     return connection.execute(

@@ -9,9 +9,10 @@ from uuid import UUID
 
 from psycopg.rows import class_row
 
+from cloud_ingest.errors import MessageGone
 from cloud_ingest.message import Message
 from cloud_ingest.store.database import Connection, translated
-from cloud_ingest.store.ranges import Range, to_multirange
+from cloud_ingest.store.ranges import Range, from_multirange, to_multirange
 from cloud_ingest.store.text import storable
 from telemetry_contract.errors import InvalidTopic
 from telemetry_contract.topics import Topic
@@ -41,6 +42,8 @@ class RejectedRow:
     rejected_id: int
     topic: str
     content_type: str | None
+    device: str | None
+    source: str | None
     reason: str
     detail: str
     payload: bytes
@@ -49,9 +52,19 @@ class RejectedRow:
     first_received_at: datetime
     last_received_at: datetime
 
+    @property
+    def message(self) -> Message | None:
+        """The message as it came, None where it is kept only in part.
+
+        As a broker keeps a message: of a foreign source, readings without a time of their own are of another time now.
+        """
+        if len(self.payload) < self.payload_bytes:
+            return None
+        return Message(self.topic, self.payload, self.content_type, retained=True, source=self.source)
+
 
 _COLUMNS: Final = (
-    "rejected_id, topic, content_type, reason, detail, payload, payload_bytes, received_count,"
+    "rejected_id, topic, content_type, device, source, reason, detail, payload, payload_bytes, received_count,"
     " first_received_at, last_received_at"
 )
 
@@ -62,8 +75,9 @@ def park(connection: Connection, rejections: list[Rejection]) -> None:
     with connection.cursor() as cursor:
         cursor.executemany(
             "insert into telemetry.rejected"
-            " (topic, digest, payload, payload_bytes, content_type, reason, detail, device, stream_id, seqs)"
-            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::int8multirange)"
+            " (topic, digest, payload, payload_bytes, content_type, reason, detail, device, source,"
+            " stream_id, seqs)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::int8multirange)"
             " on conflict (topic, digest) do update set received_count = rejected.received_count + 1,"
             " last_received_at = now(), reason = excluded.reason, detail = excluded.detail,"
             " stream_id = coalesce(excluded.stream_id, rejected.stream_id), seqs = rejected.seqs + excluded.seqs",
@@ -71,14 +85,53 @@ def park(connection: Connection, rejections: list[Rejection]) -> None:
         )
 
 
-def list_rejected(connection: Connection, limit: int, before: int | None = None) -> list[RejectedRow]:
-    """The newest rows, or those with a number below `before`; newest first."""
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rejected messages are meant; None does not narrow."""
+
+    numbers: Sequence[int] | None = None
+    reason: str | None = None
+    device: str | None = None
+    since: datetime | None = None
+
+
+def list_rejected(
+    connection: Connection, selection: Selection, limit: int, before: int | None = None
+) -> list[RejectedRow]:
+    """The newest of those that are meant, or of those with a number below `before`; newest first."""
     with translated(), connection.cursor(row_factory=class_row(RejectedRow)) as cursor:
         return cursor.execute(
-            f"select {_COLUMNS} from telemetry.rejected"  # noqa: S608 - a constant
-            " where %(before)s::bigint is null or rejected_id < %(before)s order by rejected_id desc limit %(limit)s",
-            {"before": before, "limit": limit},
+            f"select {_COLUMNS} from telemetry.rejected where {_SELECTED}"  # noqa: S608 - constants
+            " and (%(before)s::bigint is null or rejected_id < %(before)s) order by rejected_id desc limit %(limit)s",
+            {**_parameters(selection), "before": before, "limit": limit},
         ).fetchall()
+
+
+def numbers_of(connection: Connection, selection: Selection) -> list[int]:
+    """The numbers of all that are meant, the oldest first."""
+    with translated():
+        rows = connection.execute(
+            f"select rejected_id from telemetry.rejected where {_SELECTED} order by rejected_id",  # noqa: S608 - constants
+            _parameters(selection),
+        ).fetchall()
+    return [number for (number,) in rows]
+
+
+_SELECTED: Final = (
+    "(%(numbers)s::bigint[] is null or rejected_id = any(%(numbers)s))"
+    " and (%(reason)s::text is null or reason = %(reason)s)"
+    " and (%(device)s::text is null or device = %(device)s)"
+    " and (%(since)s::timestamptz is null or last_received_at >= %(since)s)"
+)
+
+
+def _parameters(selection: Selection) -> dict[str, object]:
+    return {
+        "numbers": None if selection.numbers is None else list(selection.numbers),
+        "reason": selection.reason,
+        "device": selection.device,
+        "since": selection.since,
+    }
 
 
 def get_rejected(connection: Connection, rejected_id: int) -> RejectedRow | None:
@@ -88,6 +141,33 @@ def get_rejected(connection: Connection, rejected_id: int) -> RejectedRow | None
             f"select {_COLUMNS} from telemetry.rejected where rejected_id = %s",  # noqa: S608 - a constant
             [rejected_id],
         ).fetchone()
+
+
+def claim(connection: Connection, number: int) -> dict[UUID, list[Range]]:
+    """Locks a message until the transaction ends; the ticks that are settled because of it.
+
+    It is counted once less, as `park` counts it once more where it is rejected again. Raises MessageGone.
+    """
+    row = connection.execute(
+        "select stream_id, seqs::text from telemetry.rejected where rejected_id = %s for update", [number]
+    ).fetchone()
+    if row is None:
+        raise MessageGone(f"there is no rejected message {number}")
+    connection.execute(
+        "update telemetry.rejected set received_count = received_count - 1 where rejected_id = %s", [number]
+    )
+    stream, ranges = row
+    return {} if stream is None else {stream: from_multirange(ranges)}
+
+
+def release(connection: Connection, number: int, paid: Sequence[Range], *, delete: bool) -> None:
+    """Takes from a message the ticks that were stored, and with `delete` the message, once it owes no more."""
+    connection.execute(
+        "update telemetry.rejected set seqs = seqs - %(paid)s::int8multirange where rejected_id = %(number)s",
+        {"paid": to_multirange(paid), "number": number},
+    )
+    if delete:
+        connection.execute("delete from telemetry.rejected where rejected_id = %s and isempty(seqs)", [number])
 
 
 def prune(connection: Connection, older_than_days: int) -> int:
@@ -110,6 +190,7 @@ def _row(rejection: Rejection) -> tuple[object, ...]:
         rejection.reason,
         storable(rejection.detail),
         _device(rejection),
+        message.source,
         rejection.stream,
         to_multirange(rejection.ranges),
     )

@@ -4,7 +4,6 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -12,6 +11,7 @@ from urllib.request import urlopen
 import psycopg
 import pytest
 import yaml
+from harness.cloud import PROGRAM, cloud_ingest
 from harness.ports import free_port
 from harness.processes import NewProcess, Process
 from harness.wait import until
@@ -25,25 +25,7 @@ from cloud_ingest.terminal import printable
 from telemetry_contract import compression
 from telemetry_contract.version import __version__
 
-PROGRAM = Path(sys.executable).with_name("cloud-ingest")
 NO_DATABASE = "postgresql://nobody:secret-word@127.0.0.1:1/nothing"
-
-
-def cloud_ingest(*args: str, code: int = 0, **environ: str) -> tuple[str, str]:
-    """Standard output and error of the program, which must end with `code`, and never with a traceback."""
-    done = subprocess.run(
-        [PROGRAM, *args],
-        check=False,
-        capture_output=True,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", **{f"CLOUD_INGEST_{name}": it for name, it in environ.items()}},
-    )
-    out, err = done.stdout.decode(), done.stderr.decode()
-    assert done.returncode == code, f"{done.returncode}\n{out}\n{err}"
-    assert "Traceback" not in out + err
-    assert "secret-word" not in out + err
-    return out, err
 
 
 def test_the_version_is_told() -> None:

@@ -12,7 +12,7 @@ from cloud_ingest.api.body import CODINGS
 from cloud_ingest.api.write import WriteQuery
 from cloud_ingest.config import Config
 from cloud_ingest.foreign.interpretation import Reading
-from cloud_ingest.ingest.foreign import interpreter_of
+from cloud_ingest.ingest.decoders import interpreter_of
 from cloud_ingest.message import Message
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from cloud_ingest.foreign.blocks import Bounds, decode_foreign
 from cloud_ingest.foreign.interpretation import Interpreter
 from cloud_ingest.foreign.settings import ForeignSource
-from cloud_ingest.ingest.foreign import interpreter_of
+from cloud_ingest.ingest.decoders import interpreter_of
 from cloud_ingest.message import Message
 from cloud_ingest.store.batch import Block
 from cloud_ingest.store.rejected import Rejection

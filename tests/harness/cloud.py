@@ -1,5 +1,6 @@
 """The cloud's roles under test: as processes, or in a thread of the test's own where their log is to be read."""
 
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -10,13 +11,31 @@ from cloud_ingest import config
 from harness.broker import Mosquitto
 from harness.processes import Process
 
+PROGRAM = Path(sys.executable).with_name("cloud-ingest")
+
+
+def cloud_ingest(*args: str, code: int = 0, **environ: str) -> tuple[str, str]:
+    """Standard output and error of the program, which must end with `code`, and never with a traceback."""
+    done = subprocess.run(
+        [PROGRAM, *args],
+        check=False,
+        capture_output=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", **{f"CLOUD_INGEST_{name}": it for name, it in environ.items()}},
+    )
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == code, f"{done.returncode}\n{out}\n{err}"
+    assert "Traceback" not in out + err
+    assert "secret-word" not in out + err
+    return out, err
+
 
 def role(name: str, directory: Path, broker: Mosquitto, database_url: str, **settings: str) -> Process:
     """`cloud-ingest NAME`, not started. `settings` are environment names without their prefix."""
     environ = environment(broker, database_url, settings)
     directory.mkdir(parents=True, exist_ok=True)
-    program = Path(sys.executable).with_name("cloud-ingest")
-    return Process([program, name], environ, log=directory / f"{name}.log")
+    return Process([PROGRAM, name], environ, log=directory / f"{name}.log")
 
 
 @contextmanager

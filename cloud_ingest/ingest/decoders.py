@@ -1,0 +1,56 @@
+"""What understands the messages of each source, as the configuration has it."""
+
+from dataclasses import replace
+
+from cloud_ingest.config import Config
+from cloud_ingest.decode import Limits, decode
+from cloud_ingest.foreign.blocks import Bounds, decode_foreign
+from cloud_ingest.foreign.flat_json import JsonInterpreter
+from cloud_ingest.foreign.influx import InfluxInterpreter
+from cloud_ingest.foreign.interpretation import Interpreter
+from cloud_ingest.foreign.settings import ForeignSource, InfluxSource, JsonSource, SparkplugSource
+from cloud_ingest.foreign.sparkplug import RequestRebirth, SparkplugInterpreter
+from cloud_ingest.ingest.pipeline import Decoder
+
+
+def agents(config: Config) -> Decoder:
+    """For the messages of our own agents."""
+    limits = Limits(
+        max_message_bytes=config.ingest.max_message_bytes,
+        max_decompressed_bytes=config.ingest.max_decompressed_bytes,
+        max_future_ms=config.ingest.max_future_seconds * 1000,
+        max_age_ms=config.retention.tiers_ms[-1],
+    )
+    return lambda message, now_ms: decode(message, limits, now_ms)
+
+
+def source(name: str, config: Config, request_rebirth: RequestRebirth) -> Decoder:
+    """For the messages of a source of the configuration; what it gives says that they are from there."""
+    interpreter = interpreter_of(name, config.sources[name], request_rebirth)
+    bounds = Bounds(
+        max_message_bytes=config.ingest.max_message_bytes,
+        max_future_ms=config.ingest.max_future_seconds * 1000,
+        max_age_ms=config.retention.tiers_ms[-1],
+    )
+    return lambda message, now_ms: decode_foreign(replace(message, source=name), interpreter, bounds, now_ms)
+
+
+def by_source(config: Config) -> dict[str | None, Decoder]:
+    """All of them by the name of the source, None for our own agents, to be given what came at some earlier time."""
+    return {None: agents(config), **{name: source(name, config, _ask_nobody) for name in config.sources}}
+
+
+def interpreter_of(name: str, settings: ForeignSource, request_rebirth: RequestRebirth) -> Interpreter:
+    """What understands the messages of a source. `request_rebirth` asks a Sparkplug node of a group for its births."""
+    match settings:
+        case InfluxSource():
+            return InfluxInterpreter.of_source(name, settings)
+        case JsonSource():
+            return JsonInterpreter(name, settings)
+        case SparkplugSource():
+            rebirth_ms = round(settings.rebirth_seconds * 1000)
+            return SparkplugInterpreter(name, settings.site, rebirth_ms, request_rebirth)
+
+
+def _ask_nobody(_group: str, _node: str) -> None:
+    """Who replays what came long ago has no node to ask."""
