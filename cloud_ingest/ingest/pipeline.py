@@ -71,6 +71,7 @@ class Pipeline:
         self._acks = AckSchedule(ack_interval)
         self._metrics = metrics
         self._arrived: deque[Received] = deque()
+        self._queued = 0
         self._at_work: Future[_Committed | None] | None = None
         self._told_causes: set[str] = set()  # why the database is away; the committing thread's
         self._unlogged: dict[str, int] = {}
@@ -88,6 +89,7 @@ class Pipeline:
         finally:
             self._source.close()
             self._writer.close()
+            self._count_queue(-self._queued)  # what is left the broker has again; others share the gauge
 
     def _work(self, committer: ThreadPoolExecutor, stop: threading.Event) -> None:
         try:
@@ -131,7 +133,7 @@ class Pipeline:
         if not self._arrived:
             self._arrived.extend(self._source.receive(self._cut.max_messages, timeout))
             self._metrics.messages.inc(len(self._arrived))
-            self._metrics.queue.inc(len(self._arrived))
+            self._count_queue(len(self._arrived))
         was_there = bool(self._arrived)
         now_ms = time.time_ns() // 1_000_000
         while self._arrived and not self._cut.is_full(batch):
@@ -213,6 +215,10 @@ class Pipeline:
             topic, encoded = commit_ack(settlement)
             self._source.publish(topic, encoded.payload, encoded.content_type)
 
+    def _count_queue(self, change: int) -> None:
+        self._queued += change
+        self._metrics.queue.inc(change)
+
     def _count(self, committed: _Committed) -> None:
         batch, outcomes, seconds = committed
         metrics = self._metrics
@@ -222,7 +228,7 @@ class Pipeline:
         metrics.samples.inc(sum(outcome.stored_samples for outcome in outcomes))
         metrics.duplicates.inc(sum(outcome.duplicate_ticks for outcome in outcomes))
         metrics.late.inc(sum(outcome.late_ticks for outcome in outcomes))
-        metrics.queue.dec(len(batch.received))
+        self._count_queue(-len(batch.received))
         now = time.time()
         lags = [max(0.0, now - block.newest_ms / 1000) for block in batch.blocks if block.rejection is None]
         for lag in lags:

@@ -12,6 +12,7 @@ import yaml
 from harness.broker import Mosquitto
 from harness.cloud import at_work, role
 from harness.link import Link
+from harness.postgres import Server
 from harness.processes import Process
 from harness.publisher import Publisher
 from harness.sparkplug import DOUBLE, INT64, Metric, payload
@@ -230,3 +231,30 @@ def test_sparkplug_node_is_asked_for_its_birth_and_then_understood(
     values = query("select site, device, value from telemetry.sample where metric = 'Temp' order by time")
     assert values == [("north", "edge", 20.5), ("north", "edge", 21.5)]
     assert {reason for (reason,) in query("select reason from telemetry.rejected")} == {"birth_missing"}
+
+
+@pytest.mark.slow
+def test_while_the_database_is_away_the_broker_keeps_what_comes(
+    own_database_server: Server, broker: Mosquitto, config_file: Callable[..., str], free_port: Callable[[], int]
+) -> None:
+    url = own_database_server.url()
+    migrate(url)
+    metrics = f"127.0.0.1:{free_port()}"
+    settings = {"CONFIG": config_file(telegraf=TELEGRAF), "INGEST__METRICS_LISTEN": metrics}
+
+    def tells(line: str) -> bool:
+        return line in httpx2.get(f"http://{metrics}/metrics").text
+
+    def values() -> list[Any]:
+        with psycopg.connect(url) as connection:
+            return connection.execute("select value from telemetry.sample order by time").fetchall()
+
+    with at_work(main.run, url, broker, **settings), Publisher(broker) as telegraf:
+        until(lambda: tells('ingest_source_up{source="telegraf"} 1.0'), 20, "the session")
+        own_database_server.kill()
+        telegraf.send("telegraf/web01/load", line(1, 1.0))
+        until(lambda: tells('ingest_source_up{source="telegraf"} 0.0'), 20, "the lease to be missed")
+        until(lambda: tells("ingest_queue_messages 0.0"), 10, "the queue to be the broker's again")
+        own_database_server.start()
+        until(values, 30, "the value")
+        assert values() == [(1.0,)]
