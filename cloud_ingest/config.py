@@ -220,6 +220,8 @@ class Retention(_Section):
     rollup_1h_days: Annotated[int, Field(ge=1, le=36_500)] = 30
     rollup_1d_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     rejected_days: Annotated[int, Field(ge=1, le=36_500)] = 30
+    rejected_megabytes: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    rejected_megabytes_per_device: Annotated[int, Field(ge=1, le=1_000_000)] = 20
 
     @model_validator(mode="after")
     def _coarser_is_kept_longer(self) -> Self:

@@ -170,12 +170,22 @@ def release(connection: Connection, number: int, paid: Sequence[Range], *, delet
         connection.execute("delete from telemetry.rejected where rejected_id = %s and isempty(seqs)", [number])
 
 
-def prune(connection: Connection, older_than_days: int) -> int:
-    """Deletes what was last received longer ago than that, and says how many."""
+def prune(connection: Connection, *, older_than_days: int, max_bytes: int, max_bytes_of_device: int) -> int:
+    """Deletes what was last received longer ago, and what came first until the payloads have no more bytes.
+
+    The bytes are those of all messages and those of each device; returns how many messages it deleted.
+    """
     with translated():
         return connection.execute(
-            "delete from telemetry.rejected where last_received_at < now() - make_interval(days => %s)",
-            [older_than_days],
+            "delete from telemetry.rejected using ("
+            " select rejected_id,"
+            "  sum(octet_length(payload)) over (order by rejected_id desc) as bytes,"
+            "  sum(octet_length(payload)) over (partition by device order by rejected_id desc) as bytes_of_device"
+            " from telemetry.rejected) as newer"
+            " where newer.rejected_id = rejected.rejected_id"
+            " and (last_received_at < now() - make_interval(days => %(days)s)"
+            "  or newer.bytes > %(bytes)s or newer.bytes_of_device > %(bytes_of_device)s)",
+            {"days": older_than_days, "bytes": max_bytes, "bytes_of_device": max_bytes_of_device},
         ).rowcount
 
 

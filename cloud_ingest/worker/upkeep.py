@@ -16,6 +16,7 @@ from cloud_ingest.store.tiers import RAW, TIERS
 _AHEAD_SPANS: Final = 5
 # Whether a device still sends what it once sent is looked up for each of its layouts.
 _RETIRE_SECONDS: Final = 3_600.0
+_MEGABYTE: Final = 1_000_000
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,14 @@ class Upkeep:
             retired = cardinality.retire(self._connection, self._retention.rollup_5m_days)
             if retired:
                 log.info("%d layouts count no more for devices that ceased to send them", retired)
-        pruned = rejected.prune(self._connection, self._retention.rejected_days)
+        pruned = rejected.prune(
+            self._connection,
+            older_than_days=self._retention.rejected_days,
+            max_bytes=self._retention.rejected_megabytes * _MEGABYTE,
+            max_bytes_of_device=self._retention.rejected_megabytes_per_device * _MEGABYTE,
+        )
         if pruned:
-            log.info("deleted %d rejected messages past %d days", pruned, self._retention.rejected_days)
+            log.info("deleted %d rejected messages that were too old or too much", pruned)
         with translated():
             forgotten = gaps.prune(self._connection, self._retention.rollup_1d_days)
         if forgotten:

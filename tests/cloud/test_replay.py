@@ -25,7 +25,7 @@ from cloud_ingest.store.batch import BatchWriter, Block
 from cloud_ingest.store.cardinality import NO_LIMIT, Budget
 from cloud_ingest.store.database import connect
 from cloud_ingest.store.migrate import migrate
-from cloud_ingest.store.rejected import MAX_KEPT_BYTES, Rejection, Selection, get_rejected, numbers_of
+from cloud_ingest.store.rejected import MAX_KEPT_BYTES, Rejection, Selection, get_rejected, numbers_of, park, prune
 from telemetry_contract.codec import encode
 from telemetry_contract.payload import Backlog, Tick
 
@@ -283,6 +283,27 @@ def test_messages_of_a_source_are_replayed_by_its_format(migrated: str, connecti
     # What came without a time of its own is of the time when it came, and that is known to nobody any more
     assert sorted({*before, 1.0, 2.0, 3.0, 4.0}) == values(connection)
     assert parked(connection) == [("malformed", "{}")]
+
+
+def test_parked_payloads_have_a_bound_of_each_device_and_of_all(connection: Db) -> None:
+    for number in range(12):
+        device = "loud" if number % 4 else "quiet"
+        message = Message("x", str(number).encode() + bytes(98 + (number < 10)))  # 100 bytes each
+        park(connection, [Rejection(message, "malformed", "", device)])
+
+    def left() -> list[int]:
+        return [number - 1 for number in numbers_of(connection, Selection())]
+
+    assert prune(connection, older_than_days=1, max_bytes=1_200, max_bytes_of_device=900) == 0
+    assert prune(connection, older_than_days=1, max_bytes=1_200, max_bytes_of_device=499) == 5
+    assert left() == [0, 4, 7, 8, 9, 10, 11]
+    assert prune(connection, older_than_days=1, max_bytes=300, max_bytes_of_device=499) == 4
+    assert left() == [9, 10, 11]
+    connection.execute(
+        "update telemetry.rejected set last_received_at = now() - interval '25 h' where rejected_id = 11"
+    )
+    assert prune(connection, older_than_days=1, max_bytes=300, max_bytes_of_device=499) == 1
+    assert left() == [9, 11]
 
 
 @pytest.mark.slow
