@@ -14,10 +14,12 @@ from harness.broker import Mosquitto
 from harness.cloud import role
 from harness.device import Device
 from harness.fuse import Fuse
+from harness.tiers import finish
 from harness.wait import until
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloud_ingest.config import Retention
 from cloud_ingest.message import Message
 from cloud_ingest.store.batch import BatchWriter, Block
 from cloud_ingest.store.cardinality import Budget, Layout, Usage, largest, retire
@@ -27,6 +29,7 @@ from cloud_ingest.store.migrate import migrate
 from cloud_ingest.store.partitions import partitions_of
 from cloud_ingest.store.ranges import from_multirange
 from cloud_ingest.store.tiers import FIVE_MINUTES
+from cloud_ingest.worker.upkeep import Upkeep
 
 NOW_MS = 1_795_000_000_000
 BUDGET = Budget(series=5, layouts=4)
@@ -276,3 +279,13 @@ def test_series_that_are_not_sent_any_more_make_room(
     connection.execute("delete from telemetry.reading")
     connection.execute(age + " where counted_since is not null")
     assert retire(connection, 7) == 2
+
+
+def test_worker_looks_for_what_is_not_sent_any_more(
+    new_writer: Callable[[Budget], BatchWriter], connection: Db
+) -> None:
+    new_writer(BUDGET).write([tick(uuid4(), 1, "a")], [])
+    connection.execute("update telemetry.device_layout set counted_since = now() - interval '8 days'")
+    connection.execute("delete from telemetry.reading")
+    finish(Upkeep(connection, Retention(rollup_5m_days=7)).round(server_time_ms(connection)))
+    assert largest(connection, 1) == []
