@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 
 from cloud_ingest.api import (
     aggregation,
+    alerts,
     current,
     desired,
     devices,
@@ -21,6 +22,7 @@ from cloud_ingest.api import (
     pages,
     places,
     problems,
+    silences,
     statistics,
     summary,
     thresholds,
@@ -55,6 +57,8 @@ def create_app(config: Config, pool: ReadPool, writers: Writers) -> ASGIApp:
     app.include_router(metrics.router(pool))
     app.include_router(explanation.router(pool))  # before the addresses of single thresholds
     app.include_router(thresholds.router(pool))
+    app.include_router(alerts.router(pool))
+    app.include_router(silences.router(pool))
     app.include_router(locations.router(pool))
     app.include_router(places.router(pool))
     app.include_router(write.router(writers, config))

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,11 @@ def test_every_described_address_answers_as_described(client: httpx2.Client, sto
         "/api/v1/locations/{path}": [""],
         "/api/v1/devices/{device}/location": [""],
         "/api/v1/devices/{device}/sensors": [""],
+        "/api/v1/alerts": ["", "?state=firing&severity=critical"],
+        "/api/v1/alerts/history": ["", "?date=2026-11-20&tz=Asia/Seoul"],
+        "/api/v1/alerts/{id}": [""],
+        "/api/v1/silences": ["", "?state=all"],
+        "/api/v1/silences/{id}": [""],
         "/api/v1/metrics/summary": ["", "?metric=*&period=-1d", "?site=nowhere"],
         "/api/v1/aggregation/{metric}": ["", "?by=site&step=1d&tz=Asia/Seoul"],
         "/health": [""],
@@ -97,6 +103,13 @@ def test_every_described_address_answers_as_described(client: httpx2.Client, sto
     client.post("/api/v1/locations", json={"path": "plant", "name": "Plant"})
     sensor = {"metric": "b_bytes", "labels": {"x": "1"}, "location": "plant"}
     assert client.put(f"/api/v1/devices/{stored.device}/sensors", json=sensor).status_code == 200
+    stored.write({time.time_ns() // 1_000_000 + 1_000: {"b": 2.0}})  # the first of each has the number 1
+    silence = {
+        "scope": {"device": "pump"},
+        "by": "kim",
+        "ends_at": f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}",
+    }
+    assert client.post("/api/v1/silences", json=silence).status_code == 201
     names = {"{device}": stored.device, "{id}": str(threshold.json()["id"]), "{path}": "plant", "{metric}": "a_total"}
     for path, queries in examples.items():
         schema = description["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
