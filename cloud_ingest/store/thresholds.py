@@ -18,7 +18,7 @@ from telemetry_contract.series import SeriesKey
 
 # Held shared by a batch while it judges, alone by a change: a batch judges by one set of thresholds, and what commits
 # after a change was judged by what the change made.
-EPOCH_LOCK: Final = 0x7465_6C65_0001
+EPOCH_LOCK: Final = 0x7465_6C65_0004
 
 
 @dataclass(frozen=True, slots=True)
