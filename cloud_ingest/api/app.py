@@ -22,6 +22,7 @@ from cloud_ingest.api import (
     pages,
     places,
     problems,
+    realtime,
     silences,
     statistics,
     summary,
@@ -51,6 +52,7 @@ def create_app(config: Config, pool: ReadPool, writers: Writers) -> ASGIApp:
     app.include_router(desired.router(pool))
     app.include_router(gaps.router(pool))
     app.include_router(current.router(pool, timedelta(hours=config.retention.raw_hours)))
+    app.include_router(realtime.router(pool, timedelta(hours=config.retention.raw_hours)))
     app.include_router(history.router(pool))
     app.include_router(summary.router(pool))
     app.include_router(aggregation.router(pool))

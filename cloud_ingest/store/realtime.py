@@ -1,0 +1,102 @@
+"""Each sensor as it is now: its newest value, and where and what it is."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from cloud_ingest.store.current import Position
+from cloud_ingest.store.database import Connection
+from cloud_ingest.store.metrics import like_of
+
+
+class RealtimeRow(NamedTuple):
+    """A series of a device. `value` is NaN where the newest reading held none."""
+
+    device_id: int
+    key_id: int
+    device: str
+    site: str
+    key: str
+    metric: str
+    labels: dict[str, str]
+    unit: str
+    location: str | None
+    sensor_type: str | None
+    time: datetime
+    value: float
+
+
+def realtime_values(
+    connection: Connection,
+    *,
+    devices: Sequence[str],
+    metric: str | None,
+    site: str | None,
+    location: str | None,
+    since: datetime,
+    after: Position | None,
+    limit: int,
+) -> list[RealtimeRow]:
+    """The series of these devices or of all, at a location or below it, by device and key, from behind `after`.
+
+    `metric` is a glob. Nothing that was measured before `since`. Reads one row for each layout that a device has sent,
+    as `current_values` does, and of devices without a series there none.
+    """
+    rows = connection.execute(
+        "select device.device_id, series.key_id, device.name, device.site, series.key, series.metric, series.labels,"
+        "  series.unit, coalesce(own.path, place.path)::text, sensor.sensor_type, series.time, series.value"
+        " from telemetry.device"
+        " left join telemetry.location as place using (location_id)"
+        " cross join lateral ("
+        "  select distinct on (series_key.key) series_key.key_id, series_key.key, series_key.metric, series_key.labels,"
+        "   series_key.unit, newest.time, newest.samples[layout_position.position] as value"
+        "  from telemetry.device_layout"
+        "  cross join lateral ("
+        "   select time, samples from telemetry.reading"
+        "   where reading.device_id = device_layout.device_id and reading.layout_id = device_layout.layout_id"
+        "    and reading.time >= %(since)s"
+        "   order by time desc limit 1) as newest"
+        "  join telemetry.layout_position using (layout_id)"
+        "  join telemetry.series_key using (key_id)"
+        "  where device_layout.device_id = device.device_id"
+        "   and (%(metric)s::text is null or series_key.metric like %(metric)s)"
+        "  order by series_key.key, newest.samples[layout_position.position] = 'NaN', newest.time desc) as series"
+        " left join telemetry.sensor on sensor.device_id = device.device_id and sensor.key_id = series.key_id"
+        " left join telemetry.location as own on own.location_id = sensor.location_id"
+        " where (%(devices)s::text[] is null or device.name = any (%(devices)s::text[]))"
+        "  and (%(site)s::text is null or device.site = %(site)s)"
+        "  and (%(location)s::text is null or place.path <@ %(location)s::text::ltree or exists ("
+        "   select from telemetry.sensor as any_sensor join telemetry.location as at using (location_id)"
+        "   where any_sensor.device_id = device.device_id and at.path <@ %(location)s::text::ltree))"
+        "  and (%(location)s::text is null or coalesce(own.path, place.path) <@ %(location)s::text::ltree)"
+        "  and (%(after_device)s::text is null or device.name >= %(after_device)s"
+        "   and (device.name, series.key) > (%(after_device)s, %(after_key)s))"
+        " order by device.name, series.key limit %(limit)s",
+        {
+            "devices": list(devices) or None,
+            "metric": like_of(metric),
+            "site": site,
+            "location": location,
+            "since": since,
+            "after_device": None if after is None else after.device,
+            "after_key": None if after is None else after.key,
+            "limit": limit,
+        },
+    ).fetchall()
+    return [RealtimeRow(*row) for row in rows]
+
+
+def series_locations(connection: Connection, devices: Sequence[str]) -> dict[tuple[str, str | None], str]:
+    """(device, series key) -> location of what was said of single series, and (device, None) -> that of the device."""
+    rows = connection.execute(
+        "select device.name, null, location.path::text"
+        " from telemetry.device join telemetry.location using (location_id)"
+        " where device.name = any (%(devices)s::text[])"
+        " union all"
+        " select device.name, series_key.key, location.path::text"
+        " from telemetry.sensor join telemetry.device using (device_id) join telemetry.series_key using (key_id)"
+        " join telemetry.location on location.location_id = sensor.location_id"
+        " where device.name = any (%(devices)s::text[])",
+        {"devices": list(devices)},
+    ).fetchall()
+    return {(device, key): path for device, key, path in rows}
