@@ -229,7 +229,7 @@ def test_a_metric_that_nobody_sent_has_no_groups(client: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     ("query", "field"),
     [
-        ("level_meters?by=location", "by"),
+        ("level_meters?by=planet", "by"),
         ("level_meters?step=0", "step"),
         ("level_meters?step=1s&start=-23h", "step"),
         ("level_meters?start=now&end=-1h", "end"),
