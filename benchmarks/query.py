@@ -148,7 +148,7 @@ def _roll(connection: psycopg.Connection[Any], tier: Tier, start: datetime, end:
 
 
 def at_rest(url: str) -> list[dict[str, Any]]:
-    """What is in each tier, and how many bytes a value of a series, or its figures of a bucket, takes with its index."""
+    """What is in each tier, and how many bytes a value of a series, or its figures of a bucket, take with the index."""
     tiers = []
     with connect(url, "benchmark") as connection:
         for tier in TIERS:
