@@ -232,7 +232,7 @@ def measure(server: Server, rate: float, seconds: float, *, with_backlog: bool, 
     return {
         "mode": name,
         **result._asdict(),
-        "backlog_samples_committed": 0 if total is None else (total[0] - result.readings) * SERIES,
+        "backlog_samples_committed": 0 if total is None else (int(total[0]) - result.readings) * SERIES,
     }
 
 
