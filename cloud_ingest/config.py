@@ -272,9 +272,10 @@ class Derived(_Section):
 
 
 class Worker(_Section):
-    """How often upkeep runs."""
+    """How often upkeep runs, and how long no late sample may have come before they are judged."""
 
     interval_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = 60
+    late_quiet_seconds: Annotated[float, Field(ge=0, le=3_600, allow_inf_nan=False)] = 10
 
 
 class Api(_Section):

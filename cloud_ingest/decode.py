@@ -15,7 +15,7 @@ from cloud_ingest.store.rejected import Rejection
 from telemetry_contract.codec import decode_samples
 from telemetry_contract.errors import InvalidTopic, PayloadError, PayloadTooLarge
 from telemetry_contract.payload import Backlog, Tick
-from telemetry_contract.topics import Topic
+from telemetry_contract.topics import Kind, Topic
 
 _SHOWN_CHARACTERS: Final = 300
 
@@ -65,6 +65,7 @@ def decode(message: Message, limits: Limits, now_ms: int) -> list[Block] | Rejec
         times_ms=np.array(times, np.int64),
         samples=values,
         told=_told(samples, seqs, times),
+        held_back=topic.kind is Kind.BACKLOG,
     )
     return _within_bounds(block, times, limits, now_ms)
 

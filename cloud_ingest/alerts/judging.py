@@ -56,6 +56,7 @@ class Judged:
     """What a batch changed: states (idle ones are to be forgotten), what is to be told, newest times, late spans.
 
     `late_ms` are the first and last time of a device's samples that came late and may have changed something.
+    `too_old` is how many of a device's late ticks can't be judged, because they are not kept one by one.
     `withdrawn` are series that were pending or firing under a threshold that does not watch them any more.
     """
 
@@ -63,6 +64,7 @@ class Judged:
     transitions: list[tuple[Watched, Transition]] = field(default_factory=list)
     newest_ms: dict[tuple[int, int], int] = field(default_factory=dict)
     late_ms: dict[int, tuple[int, int]] = field(default_factory=dict)
+    too_old: dict[int, int] = field(default_factory=dict)
     withdrawn: list[Watched] = field(default_factory=list)
 
 
@@ -94,6 +96,18 @@ def judge_batch(batch: Iterable[Ticks], known: Known) -> Judged:
     for watched in sorted(to_run):
         _run(judged, known, watched, rows_of[watched.device_id])
     return judged
+
+
+def note_past(judged: Judged, ticks: Ticks, kept_from_ms: int) -> None:
+    """Leaves ticks to be judged as history, as far as they are kept: those from `kept_from_ms` on."""
+    watched = ticks.times_ms >= ticks.plan.since_ms
+    if not ticks.plan.watches or not watched.any():
+        return
+    for device_id in np.unique(ticks.device_ids[watched]).tolist():
+        times = ticks.times_ms[watched & (ticks.device_ids == device_id)]
+        _note_late(judged, device_id, int(times.min()), int(times.max()))
+        if too_old := int(np.count_nonzero(times < kept_from_ms)):
+            judged.too_old[device_id] = judged.too_old.get(device_id, 0) + too_old
 
 
 def _sorted(ticks: Ticks) -> Ticks:

@@ -72,6 +72,8 @@ class Plan:
         self.watches = tuple(watches)
         self.key_ids = frozenset(key_ids)
         self.watched_keys = frozenset(watch.key_id for watch in self.watches)
+        starts = [rule.valid_from_ms for watch in self.watches for rule in watch.versions]
+        self.since_ms = min(starts, default=0)  # nothing judges what is older
         self.by_series = {(watch.threshold_id, watch.key_id): watch for watch in self.watches}
         by_operator: dict[Operator, list[tuple[int, int, float]]] = {}
         for number, watch in enumerate(self.watches):

@@ -76,11 +76,10 @@ def write(connection: Connection, judged: Judged, subject: Callable[[int, int, i
 
 def _write_one(connection: Connection, watched: Watched, transition: Transition, subject: Subject) -> None:
     episode = transition.episode
-    kind = type(transition).__name__.lower()
     named = {
         **_named(watched),
-        "kind": kind,
-        "content": Jsonb(_content(subject, kind, episode.severity, transition)),
+        "kind": _kind(transition),
+        "content": Jsonb(content(subject, transition)),
         "version": episode.version,
         "severity": episode.severity.name.lower(),
         "start": from_ms(episode.start_ms),
@@ -98,15 +97,16 @@ def _write_one(connection: Connection, watched: Watched, transition: Transition,
 
 def _withdraw(connection: Connection, watched: Watched, subject: Subject) -> None:
     """Ends the episode of a series that no threshold watches any more, if there is one."""
-    content = {**_about(subject), "kind": "ended", "reason": "withdrawn"}
-    connection.execute(_WITHDRAW, {**_named(watched), "kind": "ended", "content": Jsonb(content)})
+    told = {**about(subject), "kind": "ended", "reason": "withdrawn"}
+    connection.execute(_WITHDRAW, {**_named(watched), "kind": "ended", "content": Jsonb(told)})
 
 
 def _named(watched: Watched) -> dict[str, Any]:
     return {"device": watched.device_id, "threshold": watched.threshold_id, "key": watched.key_id}
 
 
-def _about(subject: Subject) -> dict[str, Any]:
+def about(subject: Subject) -> dict[str, Any]:
+    """Whom and what an alert is about."""
     return {
         "threshold": None if subject.definition is None else subject.definition.name,
         "device": subject.device.name,
@@ -118,15 +118,16 @@ def _about(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _content(subject: Subject, kind: str, severity: Severity, transition: Transition) -> dict[str, Any]:
-    definition = subject.definition
-    about = _about(subject)
+def content(subject: Subject, transition: Transition) -> dict[str, Any]:
+    """What is told of a transition."""
+    definition, severity = subject.definition, transition.episode.severity
+    known = about(subject)
     level = None
     if definition is not None:
         level = definition.warning if severity is Severity.WARNING else definition.critical
-    content = {
-        **about,
-        "kind": kind,
+    told = {
+        **known,
+        "kind": _kind(transition),
         "severity": severity.name.lower(),
         "value": transition.value,
         "level": level,
@@ -134,7 +135,7 @@ def _content(subject: Subject, kind: str, severity: Severity, transition: Transi
         "start_ms": transition.episode.start_ms,
     }
     if isinstance(transition, Ended):
-        content |= {"reason": "cleared", "peak": transition.peak.value}
+        told |= {"reason": "cleared", "peak": transition.peak.value}
     if definition is not None:
         fields: dict[str, str | float] = {
             "threshold": definition.name,
@@ -146,7 +147,11 @@ def _content(subject: Subject, kind: str, severity: Severity, transition: Transi
             "labels": str(subject.key).removeprefix(subject.key.metric),
             "value": transition.value,
             "level": "" if level is None else level,
-            "unit": about["unit"],
+            "unit": known["unit"],
         }
-        content["message"] = render(definition.message, fields)
-    return content
+        told["message"] = render(definition.message, fields)
+    return told
+
+
+def _kind(transition: Transition) -> str:
+    return type(transition).__name__.lower()

@@ -98,10 +98,15 @@ def _write_late(connection: Connection, judged: Judged) -> None:
     if judged.late_ms:
         connection.execute(
             "update telemetry.alert_device set late_first_ms = least(late_first_ms, late.first_ms),"
-            " late_last_ms = greatest(late_last_ms, late.last_ms)"
-            " from unnest(%s::integer[], %s::bigint[], %s::bigint[]) as late (device_id, first_ms, last_ms)"
-            " where alert_device.device_id = late.device_id",
-            [list(judged.late_ms), *_columns(judged.late_ms.values(), 2)],
+            " late_last_ms = greatest(late_last_ms, late.last_ms), late_since = coalesce(late_since, now()),"
+            " late_at = clock_timestamp(), late_too_old = late_too_old + late.too_old"
+            " from unnest(%s::integer[], %s::bigint[], %s::bigint[], %s::bigint[])"
+            " as late (device_id, first_ms, last_ms, too_old) where alert_device.device_id = late.device_id",
+            [
+                list(judged.late_ms),
+                *_columns(judged.late_ms.values(), 2),
+                [judged.too_old.get(it, 0) for it in judged.late_ms],
+            ],
         )
 
 

@@ -42,6 +42,8 @@ class Block:
     numbers don't come any more, what it says. A block with a `rejection` is settled in
     the ledger and its message parked, but nothing of it is stored: the edge need not keep what the cloud refused.
 
+    `held_back`: its ticks waited for a link, so that alerts judge them as history.
+
     A block with a `publisher` is not from an agent of ours: its `seqs` mean nothing, its `stream` is `stream_of` its
     device, and which of its ticks are stored already is told by their content.
     """
@@ -58,6 +60,7 @@ class Block:
     told: gaps.Told | None = None
     rejection: Rejection | None = None
     publisher: str | None = None
+    held_back: bool = False
 
     # Most blocks hold one tick, for which numpy's reductions take ten times as long as the item.
 
@@ -461,7 +464,7 @@ def _copy(session: _Session, blocks: list[Block], numbers: _Numbers) -> _Copied:
         if block.keys:
             by_layout.setdefault(numbers.layouts[block.keys], []).append(block)
     parts = []
-    readings = []
+    present, past = [], []
     late = Late()
     count = 0
     for layout_id, group in by_layout.items():
@@ -470,15 +473,21 @@ def _copy(session: _Session, blocks: list[Block], numbers: _Numbers) -> _Copied:
         times = np.concatenate([block.times_ms for block in group])
         samples = np.concatenate([block.samples for block in group])
         count += samples.size - int(np.count_nonzero(np.isnan(samples)))
-        readings.append(Readings(layout_id, times, devices, samples))
-        raw = place(readings[-1], placement.state, late)
+        readings = Readings(layout_id, times, devices, samples)
+        held_back = np.repeat(np.array([block.held_back for block in group], np.bool_), lengths)
+        if held_back.any():
+            past.append(readings.rows(held_back))
+            present.append(readings.rows(~held_back))
+        else:
+            present.append(readings)
+        raw = place(readings, placement.state, late)
         if len(raw.times_ms):
             parts.append(pack(raw.times_ms, raw.device_ids, layout_id, raw.samples))
     if parts:
         with connection.cursor() as cursor, cursor.copy(COPY_STATEMENT) as copy:
             copy.write(copy_stream(parts))
     placement.store_late(late)
-    session.judging.judge(readings)
+    session.judging.judge(present, past, placement.state.floors[RAW.level])
     return _Copied(count, late.ticks)
 
 

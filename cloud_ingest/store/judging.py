@@ -4,12 +4,12 @@ What it does with a batch: find the plans of its layouts (kept until thresholds 
 remembered of its devices, judge, and write what changed. A device is judged by one transaction at a time.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from cloud_ingest.alerts.judging import Known, Ticks, judge_batch
+from cloud_ingest.alerts.judging import Known, Ticks, judge_batch, note_past
 from cloud_ingest.alerts.plan import Column, Device, Placed, Plan, compile_plan, plan_class
 from cloud_ingest.alerts.precedence import Candidate
 from cloud_ingest.alerts.rule import Versions
@@ -47,12 +47,15 @@ class Judging:
         self._columns: dict[int, list[Column]] = {}  # a layout never changes
         self._layouts: dict[int, set[int]] = {}  # by the series that stand in them
 
-    def judge(self, readings: Iterable[Readings]) -> None:
+    def judge(self, present: Iterable[Readings], past: Iterable[Readings], kept_from_ms: int) -> None:
         """Judges readings that are stored for the first time, inside the transaction that stores them.
+
+        Those of the past are left to be judged as history; what is from before `kept_from_ms` can't be.
 
         Raises what the driver raises; nothing is kept then that the database does not hold.
         """
-        readings = [it for it in readings if len(it.times_ms)]
+        present, past = ([it for it in group if len(it.times_ms)] for group in (present, past))
+        readings = [*present, *past]
         if not readings:
             return
         thresholds = self._current()
@@ -61,13 +64,39 @@ class Judging:
         device_ids = sorted(set().union(*(it.device_ids.tolist() for it in readings)))
         self._find_devices(device_ids)
         self._find_columns(it.layout_id for it in readings)
-        ticks = [it for group in readings for it in self._by_plan(group, thresholds)]
+        ticks = [it for group in present for it in self._by_plan(group, thresholds)]
         newest = alert_states.lock(self._connection, device_ids)
         self._find_columns(layout_id for _, layout_id in newest)
         layouts = {key_id: frozenset(it) for key_id, it in self._layouts.items() if len(it) > 1}
         judged = judge_batch(ticks, Known(alert_states.read(self._connection, device_ids), newest, layouts))
+        for group in past:
+            for it in self._by_plan(group, thresholds):
+                note_past(judged, it, kept_from_ms)
         alert_states.write(self._connection, judged, newest)
         alert_episodes.write(self._connection, judged, self._subject(thresholds))
+
+    def plans(self, device_id: int, layout_ids: Collection[int]) -> dict[int, Plan]:
+        """Those by which a device's ticks are judged until this transaction ends, by their layouts."""
+        thresholds = self._current()
+        self._find_devices([device_id])
+        self._find_columns(layout_ids)
+        return {
+            it: self._plan(it, plan_class(self._devices[device_id], thresholds.devices), device_id, thresholds)
+            for it in layout_ids
+        }
+
+    def hold(self) -> None:
+        """Keeps thresholds as they are until this transaction ends; `epoch` then says which they are."""
+        self._current()
+
+    @property
+    def epoch(self) -> int:
+        """Of the thresholds that were looked at last; another one where anything of them has changed."""
+        return self._thresholds.epoch
+
+    def subjects(self) -> Callable[[int, int, int], Subject]:
+        """What an alert is about: a function of the numbers of device, threshold and series."""
+        return self._subject(self._thresholds)
 
     def _current(self) -> _Thresholds:
         """The thresholds that apply until this transaction ends."""
@@ -123,13 +152,17 @@ class Judging:
             device = self._devices[device_id]
             classes.setdefault(plan_class(device, thresholds.devices), []).append(device_id)
         for name, members in classes.items():
-            plan = self._plans.get((layout_id, name))
-            if plan is None:
-                device = self._devices[members[0]]
-                plan = compile_plan(self._columns[layout_id], device, thresholds.candidates, thresholds.versions)
-                self._plans[layout_id, name] = plan
+            plan = self._plan(layout_id, name, members[0], thresholds)
             own = readings if len(classes) == 1 else readings.rows(np.isin(readings.device_ids, members))
             yield Ticks(layout_id, plan, own.device_ids, own.times_ms, own.samples)
+
+    def _plan(self, layout_id: int, name: _Class, device_id: int, thresholds: _Thresholds) -> Plan:
+        plan = self._plans.get((layout_id, name))
+        if plan is None:
+            device = self._devices[device_id]
+            plan = compile_plan(self._columns[layout_id], device, thresholds.candidates, thresholds.versions)
+            self._plans[layout_id, name] = plan
+        return plan
 
     def _subject(self, thresholds: _Thresholds) -> Callable[[int, int, int], Subject]:
         """What an alert is about: a function of the numbers of device, threshold and series."""

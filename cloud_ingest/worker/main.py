@@ -10,6 +10,7 @@ from cloud_ingest.config import Config
 from cloud_ingest.errors import StoreUnavailable
 from cloud_ingest.store.database import Connection, connect, server_time_ms
 from cloud_ingest.store.migrate import require_current
+from cloud_ingest.worker.late_judge import LateJudge
 from cloud_ingest.worker.status_listener import StatusListener
 from cloud_ingest.worker.upkeep import Upkeep
 
@@ -36,7 +37,8 @@ def run(config: Config, stop: threading.Event) -> int:
                     if down:
                         log.info("the database is back")
                     down = False
-                    _work(connection, listener, config, stop)
+                    with LateJudge(config.database_url.get_secret_value(), config.worker.late_quiet_seconds):
+                        _work(connection, listener, config, stop)
             except StoreUnavailable as exc:
                 if not down:
                     log.warning("the database is away: %s; trying again", exc)

@@ -98,6 +98,21 @@ def fetch_readings(
         )
 
 
+class Samples(NamedTuple):
+    """n readings of one layout: `times_ms` of shape (n,), `samples` of (n, width)."""
+
+    times_ms: Integers
+    samples: npt.NDArray[np.float64]
+
+
+def fetch_samples(
+    connection: Connection, query: sql.Composable, parameters: Mapping[str, Any], width: int
+) -> Iterator[Samples]:
+    """The readings that a query for READING_COLUMNS finds, some megabytes at a time, as they are."""
+    for rows in _fetch(connection, query, parameters, _template(_READING, width)):
+        yield Samples(_milliseconds(rows["time"]), rows["samples"]["value"].astype(np.float64))
+
+
 def fetch_rollups(
     connection: Connection, query: sql.Composable, parameters: Mapping[str, Any], width: int
 ) -> Iterator[Rollups]:
