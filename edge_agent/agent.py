@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import psutil
 
 from edge_agent import log as log_setup
@@ -27,6 +28,7 @@ from edge_agent.publisher import Identity, Publisher
 from edge_agent.reading import Reading
 from edge_agent.reload import change
 from edge_agent.sdnotify import Notifier
+from edge_agent.section import plain
 from edge_agent.shelter import MAX_BYTES as SHELTER_BYTES
 from edge_agent.status_server import Facts
 from edge_agent.timestamps import Doubting, Timestamps, Trusting
@@ -323,7 +325,7 @@ def timestamps(config: Config, boot: str, outbox: Outbox) -> Timestamps:
 
 def identity(config: Config, desired: DesiredState | None = None) -> Identity:
     """What the status message says of this boot and this configuration, and of what is desired of it."""
-    digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+    digest = hashlib.sha256(msgspec.json.encode(plain(config))).hexdigest()
     return Identity(boot_id=boot_id(_BOOT_ID), config_hash=digest[:16], desired=desired)
 
 

@@ -11,8 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec import structs
+
 from edge_agent.config import DEFAULT_FILE, Config, load
 from edge_agent.errors import EdgeAgentError
+from edge_agent.section import plain
 from telemetry_contract.version import __version__
 
 logger = logging.getLogger("edge_agent.cli")  # also where this module is `__main__`
@@ -77,7 +80,7 @@ def _check_config(options: argparse.Namespace) -> int:
     config = load(options.config, os.environ)
     groups(config, Statistics())
     print("# OK. In effect:")
-    print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="", flush=True)
+    print(yaml.safe_dump(plain(config), sort_keys=False), end="", flush=True)
     for warning in preflight.warnings(config):
         print(f"edge-agent: warning: {warning}", file=sys.stderr)
     return 0
@@ -168,7 +171,7 @@ def _configured(options: argparse.Namespace) -> Config:
     from edge_agent import log  # noqa: PLC0415
 
     config = load(options.config, os.environ)
-    log.configure(config.logging.model_copy(update={"directory": None}) if options.dry_run else config.logging)
+    log.configure(structs.replace(config.logging, directory=None) if options.dry_run else config.logging)
     return config
 
 

@@ -8,34 +8,26 @@ import os
 import re
 import ssl
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from socket import gethostname
-from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
+import msgspec
 
 from edge_agent import config_source
 from edge_agent.address import Address
-from edge_agent.config_source import KeyPath, Source, did_you_mean, dotted, parsed
+from edge_agent.config_source import KeyPath, Source, parsed
 from edge_agent.errors import ConfigError
+from edge_agent.scalar import Unfit
+from edge_agent.section import Bounds, From, Section, leaves, plain
 from edge_agent.topic_pattern import TopicPattern
 from telemetry_contract.desired import MAX_LABELS, label_problem
 from telemetry_contract.errors import InvalidSeriesKey
 from telemetry_contract.series import SeriesKey
 from telemetry_contract.topics import is_identifier
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Sized)
 
 DEFAULT_FILE: Final = Path("/etc/edge-agent/edge-agent.yaml")
 DEFAULT_STATE_DIRECTORY: Final = Path("/var/lib/edge-agent")
@@ -50,75 +42,33 @@ PSEUDO_FILE_SYSTEMS: Final = (
     *("tmpfs", "tracefs"),
 )
 
-# What pydantic says in its own terms, by the type of the error.
-_PLAIN_WORDS: Final = {
-    "model_type": "must be a section: keys and values below it",
-    "tuple_type": "must be a list like [a, b]",
-    "path_type": "must be the path of a file",
-    "string_type": "must be text (in quotes where it looks like a number or a date)",
-    "string_too_short": "must not be empty",
-    "int_parsing": "must be a whole number",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_parsing": "must be a number",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-    "dict_type": "must be names with values, like {a: b}",
-    "missing": "is required",
-}
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_means_default(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {key: value for key, value in values.items() if value is not None or key not in cls.model_fields}
-
-
-def _not_a_truth_value(value: Any) -> Any:
-    """YAML's `on` and `yes` would count as 1."""
-    if isinstance(value, bool):
-        raise PydanticCustomError("number", "must be a number")
-    return value
-
 
 def _identifier(text: str) -> str:
     if not is_identifier(text):
-        raise PydanticCustomError("identifier", "must be 1 to 64 of the characters A-Z a-z 0-9 _ . -")
+        raise Unfit("must be 1 to 64 of the characters A-Z a-z 0-9 _ . -")
     return text
 
 
 def _host(text: str) -> str:
     # The value is not repeated: a URL may carry a password.
     if not text or re.search(r"[\s/@]", text):
-        raise PydanticCustomError(
-            "secret", "must be a host name or an address alone, for example broker.example.org: no scheme, no port"
+        raise Unfit(
+            "must be a host name or an address alone, for example broker.example.org: no scheme, no port",
+            shown=False,
         )
     return text
 
 
 def _user_name(text: str) -> str:
     if not text or not text.isprintable():
-        raise PydanticCustomError("username", "must be text without control characters")
+        raise Unfit("must be text without control characters")
     return text
 
 
 def _command(words: tuple[str, ...]) -> tuple[str, ...]:
     if not words or not words[0] or any("\0" in word for word in words):
-        raise PydanticCustomError("command", "must name a program and hold no NUL")
+        raise Unfit("must name a program and hold no NUL")
     return words
-
-
-def _file_path(value: Any) -> Any:
-    if value == "" or (isinstance(value, str) and "\0" in value):
-        raise PydanticCustomError("path", "must be the path of a file")
-    return value
 
 
 def _number_as_number(value: Any) -> Any:
@@ -135,28 +85,28 @@ def _series(text: str) -> str:
         return str(SeriesKey.parse(text))
     except InvalidSeriesKey as exc:
         what = f'must be a series key like flow_ratio or temperature_celsius{{room="a"}}: {exc}'
-        raise PydanticCustomError("series", "{what}", {"what": what}) from exc
+        raise Unfit(what) from exc
 
 
-def _at_least_one(registers: tuple[T, ...]) -> tuple[T, ...]:
-    if not registers:
-        raise PydanticCustomError("empty", "must not be empty")
-    return registers
+def _not_empty(value: T) -> T:
+    if not value:
+        raise Unfit("must not be empty")
+    return value
 
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:
     problems = (f"{name} {problem}" for name, value in labels.items() if (problem := label_problem(name, value)))
     if (problem := next(problems, None)) is not None:
-        raise PydanticCustomError("relation", "can't be used: {problem}", {"problem": problem})
+        raise Unfit(f"can't be used: {problem}", shown=False)
     if len(labels) > MAX_LABELS:
-        raise PydanticCustomError("relation", "must be at most {most}", {"most": MAX_LABELS})
+        raise Unfit(f"must be at most {MAX_LABELS}", shown=False)
     return labels
 
 
 def _address(value: Any) -> Any:
     address = value if isinstance(value, Address) else Address.parse(value) if isinstance(value, str) else None
     if address is None:
-        raise PydanticCustomError("address", "must be HOST:PORT, for example 127.0.0.1:9273 or [::1]:9273")
+        raise Unfit("must be HOST:PORT, for example 127.0.0.1:9273 or [::1]:9273")
     return address
 
 
@@ -164,16 +114,13 @@ def _given_twice(names: Iterable[str]) -> str | None:
     return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
-Identifier = Annotated[str, AfterValidator(_identifier)]
-FilePath = Annotated[Path, BeforeValidator(_file_path)]
-IntervalSeconds = Annotated[float, BeforeValidator(_not_a_truth_value), Field(ge=MIN_INTERVAL_SECONDS, le=86_400)]
-Seconds = Annotated[float, BeforeValidator(_not_a_truth_value)]
-Whole = Annotated[int, BeforeValidator(_not_a_truth_value)]
-ModbusUnit = Annotated[Whole, Field(ge=0, le=255)]
-Listen = Annotated[Address, BeforeValidator(_address), PlainSerializer(str)]
+Identifier = Annotated[str, _identifier]
+IntervalSeconds = Annotated[float, Bounds(MIN_INTERVAL_SECONDS, 86_400)]
+ModbusUnit = Annotated[int, Bounds(0, 255)]
+Listen = Annotated[Address, From(_address)]
 ProgramFormat = Literal["json", "influx"]
-Labels = Annotated[dict[str, str], AfterValidator(_labels)]
-Words = tuple[Annotated[str, Field(min_length=1)], ...]
+Labels = Annotated[dict[str, str], _labels]
+Words = tuple[Annotated[str, _not_empty], ...]
 
 
 def _state(file: Path) -> tuple[int, ...] | None:
@@ -184,18 +131,17 @@ def _state(file: Path) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-class Tls(_Section):
+class Tls(Section, frozen=True):
     """Encryption to the broker; an empty section trusts the authorities of the system."""
 
-    ca_file: FilePath | None = None
-    certificate_file: FilePath | None = None
-    key_file: FilePath | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
 
-    @model_validator(mode="after")
-    def _pair(self) -> Self:
+    def contradictions(self) -> Iterator[str]:
+        """A certificate is of no use without its key."""
         if (self.certificate_file is None) != (self.key_file is None):
-            raise PydanticCustomError("relation", "must set certificate_file and key_file together, or neither")
-        return self
+            yield "must set certificate_file and key_file together, or neither"
 
     def state(self) -> tuple[tuple[int, ...] | None, ...]:
         """What tells that one of the files was replaced or written; None for one that is not there now."""
@@ -219,22 +165,21 @@ class Tls(_Section):
         return context
 
 
-class Broker(_Section):
+class Broker(Section, frozen=True):
     """How to reach the MQTT broker."""
 
-    host: Annotated[str, AfterValidator(_host)] = "localhost"
-    port: Annotated[Whole, Field(ge=1, le=65_535)] = 1883
-    protocol: Annotated[Literal[5, "3.1.1"], BeforeValidator(_number_as_number)] = 5
-    username: Annotated[str, AfterValidator(_user_name)] | None = None
-    password_file: FilePath | None = None
-    keepalive_seconds: Annotated[Whole, Field(ge=5, le=65_535)] = 30
+    host: Annotated[str, _host] = "localhost"
+    port: Annotated[int, Bounds(1, 65_535)] = 1883
+    protocol: Annotated[Literal[5, "3.1.1"], From(_number_as_number)] = 5
+    username: Annotated[str, _user_name] | None = None
+    password_file: Path | None = None
+    keepalive_seconds: Annotated[int, Bounds(5, 65_535)] = 30
     tls: Tls | None = None
 
-    @model_validator(mode="after")
-    def _password_has_user(self) -> Self:
+    def contradictions(self) -> Iterator[str]:
+        """A password is somebody's."""
         if self.password_file is not None and self.username is None:
-            raise PydanticCustomError("relation", "must set username where it sets password_file")
-        return self
+            yield "must set username where it sets password_file"
 
     def password(self) -> str | None:
         """The first line of `password_file`, read now.
@@ -246,26 +191,26 @@ class Broker(_Section):
         return _first_line(f"broker.password_file {self.password_file}", self.password_file)
 
 
-class Sampling(_Section):
+class Sampling(Section, frozen=True):
     """What holds for every collector that does not say otherwise."""
 
     interval_seconds: IntervalSeconds = 5.0
 
 
-class Collector(_Section):
+class Collector(Section, frozen=True):
     """What every built-in collector can be told. Without an interval of its own it keeps `sampling`'s."""
 
     enabled: bool = True
     interval_seconds: IntervalSeconds | None = None
 
 
-class Cpu(Collector):
+class Cpu(Collector, frozen=True):
     """The `cpu` collector."""
 
     per_core: bool = True
 
 
-class Disk(Collector):
+class Disk(Collector, frozen=True):
     """The `disk` collector; mounts and devices are shell patterns."""
 
     exclude_file_systems: Words = PSEUDO_FILE_SYSTEMS
@@ -273,7 +218,7 @@ class Disk(Collector):
     exclude_devices: Words = ("loop*", "ram*", "zram*", "fd*", "sr*")
 
 
-class Network(Collector):
+class Network(Collector, frozen=True):
     """The `network` collector; interfaces are shell patterns."""
 
     exclude_interfaces: Words = ("lo", "veth*", "br-*", "docker*", "virbr*", "ifb*", "dummy*")
@@ -291,26 +236,24 @@ def _name_or_pattern(text: str) -> str:
         try:
             re.compile(text[1:-1])
         except re.error as exc:
-            raise PydanticCustomError(
-                "pattern", "must hold a regular expression between its slashes: {why}", {"why": str(exc)}
-            ) from exc
+            raise Unfit(f"must hold a regular expression between its slashes: {exc}") from exc
     return text
 
 
-class Processes(Collector):
+class Processes(Collector, frozen=True):
     """The `processes` collector; a name between slashes is a regular expression that the whole name must match."""
 
     enabled: bool = False
     interval_seconds: IntervalSeconds | None = 30.0
-    top: Annotated[Whole, Field(ge=0, le=100)] = 10
+    top: Annotated[int, Bounds(0, 100)] = 10
     by: Literal["cpu", "memory"] = "cpu"
-    names: tuple[Annotated[str, Field(min_length=1), AfterValidator(_name_or_pattern)], ...] = ()
+    names: tuple[Annotated[str, _not_empty, _name_or_pattern], ...] = ()
 
 
-class Containers(Collector):
+class Containers(Collector, frozen=True):
     """The `containers` collector; sockets and names are shell patterns."""
 
-    root: FilePath = Path("/")
+    root: Path = Path("/")
     engine_sockets: Words = ENGINE_SOCKETS
     exclude_names: Words = ()
 
@@ -318,26 +261,26 @@ class Containers(Collector):
 SensorKind = Literal["hwmon", "iio", "onewire", "battery"]
 
 
-class Sensors(Collector):
+class Sensors(Collector, frozen=True):
     """The `sensors` collector, and what of the machine it looks at."""
 
     kinds: tuple[SensorKind, ...] = get_args(SensorKind)
 
 
-class Textfile(Collector):
+class Textfile(Collector, frozen=True):
     """The `textfile` collector; files are shell patterns. Without any it has nothing to do."""
 
     files: Words = ()
-    max_age_seconds: Annotated[Seconds, Field(gt=0, le=366 * 86_400)] = 7_200.0
+    max_age_seconds: Annotated[float, Bounds(above=0, at_most=366 * 86_400)] = 7_200.0
 
 
-class HttpInput(Collector):
+class HttpInput(Collector, frozen=True):
     """The `http_input` collector, to which devices nearby hand what they measure."""
 
     enabled: bool = False
     listen: Listen = Address("127.0.0.1", 9274)
-    token_file: FilePath | None = None
-    max_body_bytes: Annotated[Whole, Field(ge=1_024, le=16_777_216)] = 262_144
+    token_file: Path | None = None
+    max_body_bytes: Annotated[int, Bounds(1_024, 16_777_216)] = 262_144
 
     def token(self) -> str | None:
         """The first line of `token_file`, read now; None where none is asked for.
@@ -353,56 +296,56 @@ class HttpInput(Collector):
         return token
 
 
-class Exec(_Section):
+class Exec(Section, frozen=True):
     """One program of the user's that prints what it measured and ends."""
 
     name: Identifier
-    command: Annotated[tuple[str, ...], AfterValidator(_command)]
+    command: Annotated[tuple[str, ...], _command]
     format: ProgramFormat = "json"
     interval_seconds: IntervalSeconds | None = None
-    timeout_seconds: Annotated[Seconds, Field(ge=0.05, le=3_600)] = 5.0
+    timeout_seconds: Annotated[float, Bounds(0.05, 3_600)] = 5.0
 
 
-class Execd(_Section):
+class Execd(Section, frozen=True):
     """One program of the user's that is kept running and prints what it measures, a line at a time."""
 
     name: Identifier
-    command: Annotated[tuple[str, ...], AfterValidator(_command)]
+    command: Annotated[tuple[str, ...], _command]
     format: ProgramFormat = "json"
     interval_seconds: IntervalSeconds | None = None
-    max_silence_seconds: Annotated[Seconds, Field(ge=1, le=86_400)] | None = None
+    max_silence_seconds: Annotated[float, Bounds(1, 86_400)] | None = None
 
 
-class ModbusTcp(_Section):
+class ModbusTcp(Section, frozen=True):
     """A device or gateway that speaks Modbus TCP."""
 
-    host: Annotated[str, AfterValidator(_host)]
-    port: Annotated[Whole, Field(ge=1, le=65_535)] = 502
+    host: Annotated[str, _host]
+    port: Annotated[int, Bounds(1, 65_535)] = 502
 
 
-class ModbusSerial(_Section):
+class ModbusSerial(Section, frozen=True):
     """A serial line with Modbus RTU."""
 
-    device: FilePath
-    baud_rate: Annotated[Whole, Field(ge=50, le=4_000_000)] = 9_600
+    device: Path
+    baud_rate: Annotated[int, Bounds(50, 4_000_000)] = 9_600
     parity: Literal["none", "even", "odd"] = "none"
     stop_bits: Literal[1, 2] = 1
 
 
-class ModbusRegister(_Section):
+class ModbusRegister(Section, frozen=True, kw_only=True):
     """What one series is read from: registers (or a bit) by table and address as sent, which begin at 0."""
 
-    series: Annotated[str, AfterValidator(_series)]
+    series: Annotated[str, _series]
     unit: ModbusUnit | None = None
     table: Literal["holding", "input", "coil", "discrete"] = "holding"
-    address: Annotated[Whole, Field(ge=0, le=65_535)]
+    address: Annotated[int, Bounds(0, 65_535)]
     type: Literal["int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"] = "uint16"
     word_order: Literal["big", "little"] = "big"
-    scale: Annotated[float, BeforeValidator(_not_a_truth_value)] = 1.0
-    offset: Annotated[float, BeforeValidator(_not_a_truth_value)] = 0.0
+    scale: float = 1.0
+    offset: float = 0.0
 
 
-class Modbus(_Section):
+class Modbus(Section, frozen=True, kw_only=True):
     """One connection to Modbus devices."""
 
     name: Identifier
@@ -410,72 +353,64 @@ class Modbus(_Section):
     serial: ModbusSerial | None = None
     unit: ModbusUnit = 1
     interval_seconds: IntervalSeconds | None = None
-    timeout_seconds: Annotated[Seconds, Field(ge=0.05, le=60)] = 1.0
-    registers: Annotated[tuple[ModbusRegister, ...], AfterValidator(_at_least_one)]
+    timeout_seconds: Annotated[float, Bounds(0.05, 60)] = 1.0
+    registers: Annotated[tuple[ModbusRegister, ...], _not_empty]
 
-    @model_validator(mode="after")
-    def _one_connection(self) -> Self:
+    def contradictions(self) -> Iterator[str]:
+        """It has one connection, and gives each series one value."""
         if (self.tcp is None) == (self.serial is None):
-            raise PydanticCustomError("relation", "must set either tcp or serial")
-        return self
-
-    @model_validator(mode="after")
-    def _series_differ(self) -> Self:
+            yield "must set either tcp or serial"
         if (twice := _given_twice(register.series for register in self.registers)) is not None:
-            raise PydanticCustomError(
-                "relation", "must give each of its series once: {key} is repeated", {"key": twice}
-            )
-        return self
+            yield f"must give each of its series once: {twice} is repeated"
 
 
 def _topic(text: str) -> str:
     try:
         TopicPattern.parse(text)
     except ValueError as exc:
-        raise PydanticCustomError("topic", "must {what}", {"what": str(exc)}) from exc
+        raise Unfit(f"must {exc}") from exc
     return text
 
 
-class MqttTopic(_Section):
+class MqttTopic(Section, frozen=True):
     """What is subscribed to, and how its payloads are read.
 
     `values` maps series to where their values stand in a JSON document: names and positions, joined by dots.
     """
 
-    topic: Annotated[str, AfterValidator(_topic)]
+    topic: Annotated[str, _topic]
     format: Literal["json", "number", "influx"] = "json"
-    series: Annotated[str, AfterValidator(_series)] | None = None
-    values: dict[Annotated[str, AfterValidator(_series)], Annotated[str, Field(min_length=1)]] = {}
+    series: Annotated[str, _series] | None = None
+    values: dict[Annotated[str, _series], Annotated[str, _not_empty]] = msgspec.field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _format_fits(self) -> Self:
+    def contradictions(self) -> Iterator[str]:
+        """What names the values depends on the format."""
         if (self.format == "number") != (self.series is not None):
-            raise PydanticCustomError("relation", "must set series where the format is number, and only there")
+            yield "must set series where the format is number, and only there"
         if self.values and self.format != "json":
-            raise PydanticCustomError("relation", "must set values only where the format is json")
-        return self
+            yield "must set values only where the format is json"
 
 
-class MqttInput(_Section):
+class MqttInput(Section, frozen=True, kw_only=True):
     """A broker to which devices nearby publish what they measure; without one of its own it is the agent's."""
 
     name: Identifier
     broker: Broker | None = None
-    topics: Annotated[tuple[MqttTopic, ...], AfterValidator(_at_least_one)]
+    topics: Annotated[tuple[MqttTopic, ...], _not_empty]
     interval_seconds: IntervalSeconds | None = None
 
 
-class Plugin(_Section):
+class Plugin(Section, frozen=True):
     """A collector of another package, by the name under which that offers it."""
 
     name: Identifier
-    type: Annotated[str, Field(min_length=1)]
+    type: Annotated[str, _not_empty]
     interval_seconds: IntervalSeconds | None = None
-    timeout_seconds: Annotated[Seconds, Field(ge=0.05, le=3_600)] = 5.0
-    options: dict[str, Any] = {}
+    timeout_seconds: Annotated[float, Bounds(0.05, 3_600)] = 5.0
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class Collectors(_Section):
+class Collectors(Section, frozen=True):
     """What is measured."""
 
     cpu: Cpu = Cpu()
@@ -495,8 +430,8 @@ class Collectors(_Section):
     mqtt_input: tuple[MqttInput, ...] = ()
     plugins: tuple[Plugin, ...] = ()
 
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
+    def contradictions(self) -> Iterator[str]:
+        """Names are each one's own, and so are serial lines."""
         named: dict[str, tuple[Exec | Execd | Modbus | MqttInput | Plugin, ...]] = {
             "exec program": self.exec,
             "execd program": self.execd,
@@ -506,23 +441,10 @@ class Collectors(_Section):
         }
         for kind, several in named.items():
             if (twice := _given_twice(one.name for one in several)) is not None:
-                raise PydanticCustomError(
-                    "relation",
-                    "must give each {kind} a name of its own: {name} is taken",
-                    {"kind": kind, "name": twice},
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _serial_lines_differ(self) -> Self:
+                yield f"must give each {kind} a name of its own: {twice} is taken"
         lines = (str(connection.serial.device) for connection in self.modbus if connection.serial is not None)
         if (twice := _given_twice(lines)) is not None:
-            raise PydanticCustomError(
-                "relation",
-                "must name each serial line in one modbus connection alone: {line} is in two",
-                {"line": twice},
-            )
-        return self
+            yield f"must name each serial line in one modbus connection alone: {twice} is in two"
 
 
 def default_outbox_path() -> Path:
@@ -531,60 +453,56 @@ def default_outbox_path() -> Path:
     return (Path(state) if state else DEFAULT_STATE_DIRECTORY) / "outbox.db"
 
 
-class Outbox(_Section):
+class Outbox(Section, frozen=True):
     """Where samples wait for the cloud, and how much of them."""
 
-    path: FilePath = Field(default_factory=default_outbox_path)
-    max_bytes: Annotated[Whole, Field(ge=65_536)] = 100_000_000
-    min_resolution_seconds: Annotated[Seconds, Field(ge=0, le=86_400)] = 300.0
-    flush_after_seconds: Annotated[Seconds, Field(ge=0, le=86_400)] = 0.0
+    path: Path = msgspec.field(default_factory=default_outbox_path)
+    max_bytes: Annotated[int, Bounds(65_536)] = 100_000_000
+    min_resolution_seconds: Annotated[float, Bounds(0, 86_400)] = 300.0
+    flush_after_seconds: Annotated[float, Bounds(0, 86_400)] = 0.0
 
 
-class Clock(_Section):
+class Clock(Section, frozen=True):
     """Whether to believe this machine's clock, and how long to wait for the time where that is in doubt."""
 
     trust: Literal["auto", "always"] = "auto"
-    max_wait_seconds: Annotated[Seconds, Field(ge=0, le=86_400)] = 300.0
+    max_wait_seconds: Annotated[float, Bounds(0, 86_400)] = 300.0
 
 
-class Delivery(_Section):
+class Delivery(Section, frozen=True):
     """What counts as delivered, and how much may be on its way at a time."""
 
     confirm: Literal["cloud", "broker"] = "cloud"
-    confirm_timeout_seconds: Annotated[Seconds, Field(ge=1, le=3_600)] = 30.0
-    window_messages: Annotated[Whole, Field(ge=2, le=10_000)] = 128
-    window_bytes: Annotated[Whole, Field(ge=65_536, le=1024**3)] = 4_194_304
-    backlog_ticks_per_message: Annotated[Whole, Field(ge=1, le=10_000)] = 100
-    backlog_bytes_per_second: Annotated[Whole, Field(ge=100, le=1024**3)] | None = None
+    confirm_timeout_seconds: Annotated[float, Bounds(1, 3_600)] = 30.0
+    window_messages: Annotated[int, Bounds(2, 10_000)] = 128
+    window_bytes: Annotated[int, Bounds(65_536, 1024**3)] = 4_194_304
+    backlog_ticks_per_message: Annotated[int, Bounds(1, 10_000)] = 100
+    backlog_bytes_per_second: Annotated[int, Bounds(100, 1024**3)] | None = None
 
 
-class Status(_Section):
+class Status(Section, frozen=True):
     """Where the agent tells of itself over HTTP; None: nowhere."""
+
+    null_is_a_value = True
 
     listen: Listen | None = Address("127.0.0.1", 9273)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _null_means_default(cls, values: Any) -> Any:
-        """Not in this section: a null address is none."""
-        return values
 
-
-class Desired(_Section):
+class Desired(Section, frozen=True):
     """Whether the cloud may change a part of the configuration, and how long a change has to prove itself."""
 
     enabled: bool = True
-    confirm_within_seconds: Annotated[Seconds, Field(ge=1, le=86_400)] = 300.0
+    confirm_within_seconds: Annotated[float, Bounds(1, 86_400)] = 300.0
 
 
-class Logging(_Section):
+class Logging(Section, frozen=True):
     """What is logged, how, and where."""
 
-    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_in_capitals)] = "INFO"
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], From(_in_capitals)] = "INFO"
     format: Literal["text", "json"] = "text"
-    directory: FilePath | None = None
-    max_file_bytes: Annotated[Whole, Field(ge=10_000)] = 10_000_000
-    keep_files: Annotated[Whole, Field(ge=2, le=1_000)] = 5
+    directory: Path | None = None
+    max_file_bytes: Annotated[int, Bounds(10_000)] = 10_000_000
+    keep_files: Annotated[int, Bounds(2, 1_000)] = 5
 
 
 def default_device() -> str:
@@ -592,16 +510,16 @@ def default_device() -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", gethostname())[:64] or "unnamed"
 
 
-class Config(_Section):
+class Config(Section, frozen=True):
     """Everything that can be set."""
 
-    device: Identifier = Field(default_factory=default_device)
+    device: Identifier = msgspec.field(default_factory=default_device)
     site: Identifier = "default"
-    labels: Labels = {}
+    labels: Labels = msgspec.field(default_factory=dict)
     broker: Broker = Broker()
     sampling: Sampling = Sampling()
     collectors: Collectors = Collectors()
-    outbox: Outbox = Field(default_factory=Outbox)
+    outbox: Outbox = msgspec.field(default_factory=Outbox)
     clock: Clock = Clock()
     delivery: Delivery = Delivery()
     status: Status = Status()
@@ -620,11 +538,9 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Config:
     structured = {path: shapes[kind] for path, hint in keys.items() if (kind := get_origin(hint)) in shapes}
     source = config_source.read(_file(file, environment), environment, keys, structured)
     try:
-        config = Config.model_validate(source.values)
-    except ValidationError as exc:
-        # Not chained: pydantic's message repeats values, and one of them may be a secret in the wrong place.
-        errors = exc.errors(include_url=False)
-        raise ConfigError("\n".join([*source.problems, *(_sentence(error, source) for error in errors)])) from None
+        config = Config.of(source.values, source)
+    except ConfigError as exc:
+        raise ConfigError("\n".join([*source.problems, str(exc)])) from None
     problems = [*source.problems, *_unreadable_files(config, source)]
     if problems:
         raise ConfigError("\n".join(problems))
@@ -636,27 +552,13 @@ def changed(config: Config, values: Mapping[KeyPath, Any]) -> Config:
 
     Raises ConfigError with one line for each problem.
     """
-    dumped: Any = config.model_dump()
+    wanted = plain(config, others=lambda value: value)
     for path, value in values.items():
-        section = dumped
+        section = wanted
         for part in path[:-1]:
             section = section.setdefault(part, {}) if isinstance(part, str) else section[part]
         section[path[-1]] = value
-    try:
-        return Config.model_validate(dumped)
-    except ValidationError as exc:
-        errors = exc.errors(include_url=False)
-        raise ConfigError("\n".join(_sentence(error, Source()) for error in errors)) from None
-
-
-def leaves(section: type[BaseModel], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Every key that is not a section, with its type."""
-    for name, known in section.model_fields.items():
-        inner = _section_type(known.annotation)
-        if inner is None:
-            yield (*path, name), known.annotation
-        else:
-            yield from leaves(inner, (*path, name))
+    return Config.of(wanted)
 
 
 def _file(file: Path | None, environment: Mapping[str, str]) -> Path | None:
@@ -686,45 +588,6 @@ def _unreadable_files(config: Config, source: Source) -> Iterator[str]:
 
 def _files_of(broker: Broker) -> list[Callable[[], object]]:
     return [broker.password] if broker.tls is None else [broker.password, broker.tls.context]
-
-
-def _sentence(error: ErrorDetails, source: Source) -> str:
-    """One line for a person: key, what would be right, what was given, where."""
-    path = error["loc"]
-    what = _PLAIN_WORDS.get(error["type"])
-    if error["type"] == "extra_forbidden":
-        return f"{dotted(path)} is not a known key{_suggestion(path)}{source.where(path)}"
-    if what is None:
-        what = error["msg"].replace("Input should be ", "must be ").replace("greater than or equal to", "at least")
-        what = what.replace("less than or equal to", "at most")
-    # What stands where a section belongs may be anything, a URL with a password too; it is not repeated.
-    told = error["type"] not in {"missing", "relation", "secret", "model_type"}
-    got = f", got {_shown(error['input'])}" if told else ""
-    return f"{dotted(path) or 'the configuration'} {what}{got}{source.where(path)}"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict | list) and value:
-        return "a section" if isinstance(value, dict) else "a list"
-    text = re.sub(r"//[^/@\s]*@", "//***@", repr(value))
-    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 - a line of a terminal
-
-
-def _suggestion(path: KeyPath) -> str:
-    section: type[BaseModel] | None = Config
-    for part in path[:-1]:
-        if section is not None and isinstance(part, str):
-            known = section.model_fields.get(part)
-            section = None if known is None else _section_type(known.annotation, inside_lists=True)
-    return "" if section is None else did_you_mean(str(path[-1]), section.model_fields)
-
-
-def _section_type(annotation: Any, *, inside_lists: bool = False) -> type[BaseModel] | None:
-    """The section that a key of this type holds, if it holds one."""
-    if get_origin(annotation) is tuple and not inside_lists:
-        return None
-    candidates = (annotation, *get_args(annotation))
-    return next((it for it in candidates if isinstance(it, type) and issubclass(it, BaseModel)), None)
 
 
 def _first_line(what: str, file: Path) -> str:

@@ -2,6 +2,8 @@
 
 from typing import Final, NamedTuple
 
+from msgspec import structs
+
 from edge_agent.config import Config
 
 # What takes effect at once. All else is built into connections and files that are open.
@@ -24,8 +26,8 @@ class Change(NamedTuple):
 
 def change(old: Config, new: Config) -> Change:
     """What becomes of `new` while `old` is in effect."""
-    differing = [name for name in Config.model_fields if getattr(old, name) != getattr(new, name)]
-    effective = old.model_copy(update={name: getattr(new, name) for name in differing if name in LIVE})
+    differing = [name for name in Config.__struct_fields__ if getattr(old, name) != getattr(new, name)]
+    effective = structs.replace(old, **{name: getattr(new, name) for name in differing if name in LIVE})
     return Change(
         effective=effective,
         collection=not COLLECTION.isdisjoint(differing),

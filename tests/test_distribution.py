@@ -13,7 +13,7 @@ import edge_agent
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("telemetry_contract", "edge_agent", "cloud_ingest", "telemetry_bridge")
-NOT_FOR_THE_EDGE = {"psycopg", "psycopg_pool", "fastapi", "starlette", "uvicorn", "numpy", "typer", "rich"}
+NOT_FOR_THE_EDGE = {"psycopg", "psycopg_pool", "fastapi", "starlette", "uvicorn", "numpy", "typer", "rich", "pydantic"}
 
 
 def test_agent_imports_nothing_of_the_cloud() -> None:

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+from msgspec import structs
+
 from edge_agent.config import Collectors, Config, changed
 from edge_agent.config_source import KeyPath
 from edge_agent.errors import ConfigError
 from telemetry_contract.desired import DesiredSettings
 
-_SEVERAL = tuple(name for name in Collectors.model_fields if isinstance(getattr(Collectors(), name), tuple))
+_SEVERAL = tuple(name for name in Collectors.__struct_fields__ if isinstance(getattr(Collectors(), name), tuple))
 
 
 def overlaid(own: Config, desired: DesiredSettings | None) -> Config:
@@ -39,7 +41,7 @@ def _path(own: Config, name: str) -> KeyPath:
     """Where the collector stands."""
     section, dot, member = name.partition(".")
     if section not in _SEVERAL:
-        if dot or section not in Collectors.model_fields:
+        if dot or section not in Collectors.__struct_fields__:
             return ("collectors", name)  # which is then refused like any other unknown key
         return ("collectors", section)
     names = [one.name for one in getattr(own.collectors, section)]
@@ -56,4 +58,4 @@ def _without(config: Config, names: set[str]) -> Config:
         section: tuple(one for one in getattr(config.collectors, section) if f"{section}.{one.name}" not in names)
         for section in _SEVERAL
     }
-    return config.model_copy(update={"collectors": config.collectors.model_copy(update=kept)})
+    return structs.replace(config, collectors=structs.replace(config.collectors, **kept))

@@ -206,10 +206,10 @@ def test_what_a_change_means(
     logging: bool,  # noqa: FBT001
     needs_restart: tuple[str, ...],
 ) -> None:
-    old, new = Config(), Config.model_validate(written)
+    old, new = Config(), Config.of(written)
     found = change(old, new)
     assert (found.collection, found.logging, found.needs_restart) == (collection, logging, needs_restart)
-    for name in Config.model_fields:
+    for name in Config.__struct_fields__:
         assert getattr(found.effective, name) == getattr(new if name in LIVE else old, name)
 
 

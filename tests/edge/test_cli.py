@@ -189,14 +189,14 @@ def test_check_config_shows_what_is_in_effect_as_a_file_that_says_the_same(
     printed = capsys.readouterr()
     assert printed.err == ""
     assert printed.out.startswith("# OK")
-    shown = Config.model_validate(yaml.safe_load(printed.out))
+    shown = Config.of(yaml.safe_load(printed.out))
     assert (shown.device, shown.site, str(shown.outbox.path)) == ("pump-1", "plant", str(tmp_path / "outbox.db"))
     assert shown.collectors.exec[0].command == ("sh", "-c", "exit")
 
 
 def config_of(tmp_path: Path, text: str) -> Config:
     values = {"outbox": {"path": str(tmp_path / "outbox.db")}, **yaml.safe_load(text)}
-    return Config.model_validate(values)
+    return Config.of(values)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ class Running:
     def __init__(self, *command: str, line_format: str = "json", timing: Timing = QUICK) -> None:
         self.rejected = 0
         self.superseded = 0
-        config = ExecdConfig.model_validate({"name": "meter", "command": command, "format": line_format})
+        config = ExecdConfig.of({"name": "meter", "command": command, "format": line_format})
         self.collector = Execd(config, self._reject, self._supersede, timing=timing)
 
     def collect(self) -> Values:

@@ -205,7 +205,7 @@ def test_a_program_on_this_machine_hands_over_a_value_with_curl(listening: HttpI
 
 
 def test_it_runs_where_it_is_enabled_in_a_group_of_its_own() -> None:
-    config = Config.model_validate({"collectors": {"http_input": {"enabled": True, "interval_seconds": 3}}})
+    config = Config.of({"collectors": {"http_input": {"enabled": True, "interval_seconds": 3}}})
     found = [group for group in groups(config, Statistics()) for member in group.members if member.name == "http_input"]
     assert [(group.interval_seconds, len(group.members)) for group in found] == [(3, 1)]
     assert not any(member.name == "http_input" for group in groups(Config(), Statistics()) for member in group.members)
@@ -231,7 +231,7 @@ def test_an_open_door_is_warned_of(listen: str, warned: bool, tmp_path: Path) ->
         "outbox": {"path": str(tmp_path / "outbox.db")},
         "collectors": {"http_input": {"enabled": True, "listen": listen}},
     }
-    said = [it for it in warnings(Config.model_validate(values)) if "http_input" in it]
+    said = [it for it in warnings(Config.of(values)) if "http_input" in it]
     wanted = f"collectors.http_input: whoever reaches {listen} can write readings; set token_file"
     assert said == ([wanted] if warned else [])
 

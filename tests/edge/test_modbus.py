@@ -172,7 +172,7 @@ def asking(where: TcpServer | str, *registers: dict[str, Any], **others: Any) ->
         else {"tcp": {"host": "127.0.0.1", "port": where.port}}
     )
     settings = {"name": "meter", "registers": registers, "timeout_seconds": 0.3, **connection, **others}
-    collector = Modbus(ModbusConfig.model_validate(settings))
+    collector = Modbus(ModbusConfig.of(settings))
     try:
         yield collector
     finally:
@@ -362,7 +362,7 @@ def test_connection_is_made_anew_after_an_error_that_no_one_foresaw(
 def test_no_one_there_is_a_failure(free_port: Callable[[], int]) -> None:
     port = free_port()
     nowhere = {"tcp": {"host": "127.0.0.1", "port": port}, "name": "x", "registers": [register("there", 0)]}
-    collector = Modbus(ModbusConfig.model_validate(nowhere))
+    collector = Modbus(ModbusConfig.of(nowhere))
     assert failure_of(collector) == f"can't connect to 127.0.0.1 port {port}"
     collector.close()
     with asking("/dev/nonexistent-line", register("there", 0)) as serial:
@@ -420,7 +420,7 @@ def test_library_says_nothing_on_its_own(server: TcpServer, caplog: pytest.LogCa
 
 registers_strategy = st.lists(
     st.builds(
-        lambda **given: ModbusRegister.model_validate(given),
+        lambda **given: ModbusRegister.of(given),
         series=st.integers(0, 10**9).map(lambda number: f"s{number}"),
         unit=st.none() | st.integers(1, 2),
         table=st.sampled_from(sorted(TABLES.values())),
@@ -453,7 +453,7 @@ def test_requests_read_every_register_once_and_nothing_else(registers: list[Modb
 
 def test_neighbours_travel_together_up_to_what_one_answer_holds() -> None:
     def made(*registers: dict[str, Any]) -> list[tuple[str, int, int]]:
-        planned = requests([ModbusRegister.model_validate(it) for it in registers], 1)
+        planned = requests([ModbusRegister.of(it) for it in registers], 1)
         return [(it.table, it.address, it.count) for it in planned]
 
     assert made(register("b", 1), register("a", 0), register("c", 3)) == [("holding", 0, 2), ("holding", 3, 1)]
@@ -466,7 +466,7 @@ def test_neighbours_travel_together_up_to_what_one_answer_holds() -> None:
 
 
 def test_not_a_number_is_no_value() -> None:
-    (it,) = requests([ModbusRegister.model_validate(register("a", 0, type="float32"))], 1)
+    (it,) = requests([ModbusRegister.of(register("a", 0, type="float32"))], 1)
     assert values(it, words(">f", float("nan"))) == {"a": None}
     assert values(it, words(">f", float("-inf"))) == {"a": None}
     assert it == Request(1, "holding", 0, 2, it.registers)

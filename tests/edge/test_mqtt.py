@@ -45,7 +45,7 @@ def link(
     port: int, listener: Callable[[Event], None], *, client_id: str = "edge-pump", **settings: Any
 ) -> Iterator[Link]:
     made = Link(
-        Broker.model_validate({"host": "127.0.0.1", "port": port, **settings}),
+        Broker.of({"host": "127.0.0.1", "port": port, **settings}),
         client_id=client_id,
         will=Will("telemetry/v1/plant/pump/status", b"gone"),
         subscriptions=["telemetry/v1/plant/pump/ack"],

@@ -82,7 +82,7 @@ ZIGBEE = {
 
 
 def read(topic: Mapping[str, Any], payload: str | bytes, labels: Mapping[str, str] | None = None) -> Found:
-    section = MqttTopic.model_validate({"topic": "a", **topic})
+    section = MqttTopic.of({"topic": "a", **topic})
     return reader(section)(labels or {}, payload.encode() if isinstance(payload, str) else payload)
 
 
@@ -167,7 +167,7 @@ def test_any_payload_is_read_or_refused(payload: bytes, topic: Mapping[str, Any]
 class Counted:
     def __init__(self, broker: Broker, *topics: Mapping[str, Any]) -> None:
         self.rejected = self.superseded = 0
-        config = MqttInputConfig.model_validate({"name": "zigbee", "topics": list(topics)})
+        config = MqttInputConfig.of({"name": "zigbee", "topics": list(topics)})
         self.collector = MqttInput(config, broker, "edge-pump-input-zigbee", self._reject, self._supersede)
 
     def _reject(self, values: int) -> None:
@@ -275,7 +275,7 @@ def test_an_input_that_was_never_asked_connects_to_nothing() -> None:
 
 
 def test_it_takes_the_agents_broker_unless_it_has_one_of_its_own() -> None:
-    config = Config.model_validate(
+    config = Config.of(
         {
             "broker": {"host": "ours"},
             "collectors": {

@@ -41,7 +41,7 @@ class Edge:
         self.publisher: Publisher | None = None
 
     def config(self) -> Config:
-        return Config.model_validate(
+        return Config.of(
             {
                 "device": "pump",
                 "site": "plant",

@@ -27,7 +27,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "collectors.md"
 
 def running(collectors: Mapping[str, Any]) -> dict[tuple[str, ...], float]:
     """The members of each group, and its interval."""
-    config = Config.model_validate({"collectors": collectors})
+    config = Config.of({"collectors": collectors})
     groups = registry.groups(config, Statistics())
     return {tuple(member.name for member in group.members): group.interval_seconds for group in groups}
 
@@ -86,7 +86,7 @@ def test_examples_of_the_documentation_are_valid() -> None:
     examples = [yaml.safe_load(text) for text in blocks("yaml")]
     assert len(examples) >= 4  # so many at least: an empty list would prove nothing
     for example in examples:
-        config = Config.model_validate(example)
+        config = Config.of(example)
         assert config.collectors != Config().collectors
 
 

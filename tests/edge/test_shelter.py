@@ -73,7 +73,7 @@ def start(tmp_path: Path, disk: Disk, kind: type[Outbox], monkeypatch: pytest.Mo
     with ExitStack() as stack:
 
         def started(port: int, open_disk: Callable[[], Outbox] | None = None) -> Device:
-            config = Config.model_validate(
+            config = Config.of(
                 {
                     "device": "pump",
                     "site": "plant",

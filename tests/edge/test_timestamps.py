@@ -143,7 +143,7 @@ class Device:
     """A publisher of a machine with such a clock."""
 
     def __init__(self, directory: Path, broker: Mosquitto, boot: str, clock: FakeClock, wait_seconds: float) -> None:
-        config = Config.model_validate(
+        config = Config.of(
             {
                 "device": "pump",
                 "site": "plant",
