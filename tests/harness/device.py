@@ -41,6 +41,8 @@ class Device:
     ) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        # No cycle, in which the collector may find the client's sockets before the client that closes them
+        self._client.on_message = self._client.on_subscribe = None
 
     def send_raw(self, payload: bytes, kind: str = "samples", *, retain: bool = False) -> None:
         """Publish with QoS 1 and wait for the broker's PUBACK."""
