@@ -9,7 +9,7 @@ class Message:
 
     `content_type` is MQTT 5's; None where there was none. `retained` where it was kept by the broker since some
     earlier time, and came because somebody subscribed. `source` names the configured source that it came from; None for
-    an agent of ours.
+    an agent of ours. `received_ms` is when it came; None where nobody noted it.
     """
 
     topic: str
@@ -17,3 +17,4 @@ class Message:
     content_type: str | None = None
     retained: bool = False
     source: str | None = None
+    received_ms: int | None = None

@@ -28,21 +28,28 @@ class Bounds:
 
 
 def decode_foreign(message: Message, interpreter: Interpreter, bounds: Bounds, now_ms: int) -> Decoded:
-    """The blocks of a message; where something of it can't be used, also one rejection that says what."""
+    """The blocks of a message; where something of it can't be used, also one rejection that says what.
+
+    Readings without a time of their own are of `message.received_ms`. Where that is not known, they can't be used.
+    """
     if len(message.payload) > bounds.max_message_bytes:
         detail = f"payload has {len(message.payload)} bytes, more than {bounds.max_message_bytes}"
         return [Rejection(message, PayloadTooLarge.reason, detail)]
     found = interpreter.interpret(message, message.payload, now_ms)
-    if message.retained and any(reading.time_ms is None for reading in found.readings):
-        # An old value that the broker kept, of unknown age: to take it for one of now would be a lie
+    timeless = sum(reading.time_ms is None for reading in found.readings)
+    if timeless and (message.retained or message.received_ms is None):
         found.readings = [reading for reading in found.readings if reading.time_ms is not None]
+        # What the broker kept is an old value of unknown age, left out: to take it for one of now would be a lie
+        if not message.retained:
+            detail = f"{timeless} readings have no time of their own, and when the message came was not noted"
+            found.problems.append(Problem("time_unknown", detail))
     return decoded(message, found, bounds, now_ms)
 
 
 def decoded(message: Message, found: Interpretation, bounds: Bounds, now_ms: int) -> Decoded:
     """What was found in a message, for the store."""
     timely, problems = within(found.readings, bounds, now_ms)
-    content: Decoded = list(blocks(message, timely, now_ms))
+    content: Decoded = list(blocks(message, timely, now_ms if message.received_ms is None else message.received_ms))
     problems = [*found.problems, *problems]
     if problems:
         detail = "; ".join(problem.detail for problem in problems)
@@ -50,7 +57,7 @@ def decoded(message: Message, found: Interpretation, bounds: Bounds, now_ms: int
     return content
 
 
-def blocks(message: Message, readings: Iterable[Reading], now_ms: int) -> list[Block]:
+def blocks(message: Message, readings: Iterable[Reading], received_ms: int) -> list[Block]:
     """The readings as blocks, in their order, those with the same device and keys together."""
     groups: dict[tuple[str, str, str, tuple[str, ...]], list[Reading]] = {}
     for reading in readings:
@@ -64,7 +71,7 @@ def blocks(message: Message, readings: Iterable[Reading], now_ms: int) -> list[B
             low=1,
             keys=keys,
             seqs=[0] * len(group),
-            times_ms=np.array([now_ms if it.time_ms is None else it.time_ms for it in group], np.int64),
+            times_ms=np.array([received_ms if it.time_ms is None else it.time_ms for it in group], np.int64),
             samples=_finite(np.array([it.values for it in group], np.float64)),
             publisher=publisher,
         )

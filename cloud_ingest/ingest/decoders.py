@@ -25,19 +25,39 @@ def agents(config: Config) -> Decoder:
 
 
 def source(name: str, config: Config, request_rebirth: RequestRebirth) -> Decoder:
-    """For the messages of a source of the configuration; what it gives says that they are from there."""
+    """For the messages of a source of the configuration as they come.
+
+    What it gives says that they are from there, and came then.
+    """
     interpreter = interpreter_of(name, config.sources[name], request_rebirth)
-    bounds = Bounds(
-        max_message_bytes=config.ingest.max_message_bytes,
-        max_future_ms=config.ingest.max_future_seconds * 1000,
-        max_age_ms=config.retention.tiers_ms[-1],
+    bounds = _bounds(config)
+    return lambda message, now_ms: decode_foreign(
+        replace(message, source=name, received_ms=now_ms), interpreter, bounds, now_ms
     )
-    return lambda message, now_ms: decode_foreign(replace(message, source=name), interpreter, bounds, now_ms)
 
 
 def by_source(config: Config) -> dict[str | None, Decoder]:
     """All of them by the name of the source, None for our own agents, to be given what came at some earlier time."""
-    return {None: agents(config), **{name: source(name, config, _ask_nobody) for name in config.sources}}
+    return {None: agents(config), **{name: _single(name, config) for name in config.sources}}
+
+
+def _single(name: str, config: Config) -> Decoder:
+    """For messages of a source each by itself.
+
+    Of Sparkplug only births of nodes: that another message followed the birth that was parked before it, with none
+    between that changed its meaning, is known to nobody any more.
+    """
+    bounds = _bounds(config)
+    settings = config.sources[name]
+    return lambda message, now_ms: decode_foreign(message, interpreter_of(name, settings, _ask_nobody), bounds, now_ms)
+
+
+def _bounds(config: Config) -> Bounds:
+    return Bounds(
+        max_message_bytes=config.ingest.max_message_bytes,
+        max_future_ms=config.ingest.max_future_seconds * 1000,
+        max_age_ms=config.retention.tiers_ms[-1],
+    )
 
 
 def interpreter_of(name: str, settings: ForeignSource, request_rebirth: RequestRebirth) -> Interpreter:

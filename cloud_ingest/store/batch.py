@@ -13,7 +13,7 @@ import psycopg
 
 from cloud_ingest.errors import MessageGone, PartRefused
 from cloud_ingest.message import Message
-from cloud_ingest.store import conflicts, gaps, ledger, publishers, rejected
+from cloud_ingest.store import conflicts, debt, gaps, ledger, publishers, rejected
 from cloud_ingest.store.cardinality import NO_LIMIT, Budget
 from cloud_ingest.store.content import Candidates
 from cloud_ingest.store.database import Connection, connect, translated
@@ -272,8 +272,9 @@ def _settle(
             session.directory.forget_streams()
             return None
         owed: Mapping[UUID, list[Range]] = {}
-        if mode.replayed is not None:  # after the ledger, as whoever parks a message takes the two locks
-            owed = rejected.claim(connection, mode.replayed)
+        doubtful: list[Rejection] = []
+        if mode.replayed is not None:
+            owed, doubtful = _debt(session, mode.replayed, streams, known, numbers)
             known = {it: replace(each, settled=minus(each.settled, owed.get(it, []))) for it, each in known.items()}
         own, foreign = _by_owner(streams, known, numbers)
         own, taken = _by_publisher(connection, own)
@@ -283,6 +284,7 @@ def _settle(
         rejections = [
             *rejections,
             *taken,
+            *doubtful,
             *(parked for block in _flat(fresh) if (parked := block.parked) is not None),
             *(_foreign_stream(block) for block in foreign),
         ]
@@ -314,6 +316,37 @@ def _settle(
         duplicate_ticks=_ticks(_flat(own)) - _ticks(_flat(fresh)),
         rejections=rejections,
     )
+
+
+def _debt(
+    session: _Session, number: int, streams: _Streams, known: Mapping[UUID, ledger.Known], numbers: _Numbers
+) -> tuple[dict[UUID, list[Range]], list[Rejection]]:
+    """What a rejected message owes, and what keeps it rejected for nobody knows whether it was stored.
+
+    Locks the message, after the ledger: as whoever parks a message takes the two locks.
+    """
+    owed, is_complete = rejected.claim(session.connection, number)
+    doubtful: list[Rejection] = []
+    if is_complete:
+        return owed, doubtful
+    raw_from_ms = session.placement.state.floors[RAW.level]
+    for stream, group in streams.items():
+        device_id = known[stream].device_id
+        ticks = [
+            debt.Tick(*tick)
+            for block in group
+            if block.publisher is None and block.keys and numbers.devices[block.device] == device_id
+            for tick in zip(block.seqs, block.times_ms.tolist(), block.samples, strict=True)
+            if contains(known[stream].settled, tick[0])
+        ]
+        found = debt.estimate(session.connection, stream, device_id, ticks, raw_from_ms)
+        owed[stream] = runs_of([*owed.get(stream, []), *found.owed])
+        if found.doubtful:
+            detail = (
+                f"its ticks {found.doubtful} were settled before it was noted why: nobody knows if they were stored"
+            )
+            doubtful.append(Rejection(group[0].message, "unknown_if_stored", detail[:300], group[0].device))
+    return owed, doubtful
 
 
 def _by_stream(blocks: Iterable[Block]) -> _Streams:

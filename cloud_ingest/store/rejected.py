@@ -3,8 +3,8 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Final
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from psycopg.rows import class_row
@@ -37,7 +37,10 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A row of `rejected`. `payload` is cut to MAX_KEPT_BYTES; `payload_bytes` is its length as received."""
+    """A row of `rejected`. `payload` is cut to MAX_KEPT_BYTES; `payload_bytes` is its length as received.
+
+    `received_at` is the time that readings without one of their own have; None where it was not noted.
+    """
 
     rejected_id: int
     topic: str
@@ -51,21 +54,21 @@ class RejectedRow:
     received_count: int
     first_received_at: datetime
     last_received_at: datetime
+    received_at: datetime | None
+    retained: bool
 
     @property
     def message(self) -> Message | None:
-        """The message as it came, None where it is kept only in part.
-
-        As a broker keeps a message: of a foreign source, readings without a time of their own are of another time now.
-        """
+        """The message as it came, None where it is kept only in part."""
         if len(self.payload) < self.payload_bytes:
             return None
-        return Message(self.topic, self.payload, self.content_type, retained=True, source=self.source)
+        received_ms = None if self.received_at is None else round(self.received_at.timestamp() * 1000)
+        return Message(self.topic, self.payload, self.content_type, self.retained, self.source, received_ms)
 
 
 _COLUMNS: Final = (
     "rejected_id, topic, content_type, device, source, reason, detail, payload, payload_bytes, received_count,"
-    " first_received_at, last_received_at"
+    " first_received_at, last_received_at, received_at, retained"
 )
 
 
@@ -76,11 +79,15 @@ def park(connection: Connection, rejections: list[Rejection]) -> None:
         cursor.executemany(
             "insert into telemetry.rejected"
             " (topic, digest, payload, payload_bytes, content_type, reason, detail, device, source,"
-            " stream_id, seqs)"
-            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::int8multirange)"
+            " stream_id, seqs, received_at, retained)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::int8multirange, %s, %s)"
             " on conflict (topic, digest) do update set received_count = rejected.received_count + 1,"
             " last_received_at = now(), reason = excluded.reason, detail = excluded.detail,"
-            " stream_id = coalesce(excluded.stream_id, rejected.stream_id), seqs = rejected.seqs + excluded.seqs",
+            " stream_id = coalesce(excluded.stream_id, rejected.stream_id), seqs = rejected.seqs + excluded.seqs,"
+            # The first time that it was news, which is the one that a part of it may have been stored with
+            " received_at = case when rejected.retained and not excluded.retained"
+            "  then excluded.received_at else rejected.received_at end,"
+            " retained = rejected.retained and excluded.retained",
             [_row(rejection) for rejection in ordered],
         )
 
@@ -143,21 +150,28 @@ def get_rejected(connection: Connection, rejected_id: int) -> RejectedRow | None
         ).fetchone()
 
 
-def claim(connection: Connection, number: int) -> dict[UUID, list[Range]]:
-    """Locks a message until the transaction ends; the ticks that are settled because of it.
+class Claim(NamedTuple):
+    """The ticks of each stream that are settled because of a message; `is_complete` where these are all."""
+
+    owed: dict[UUID, list[Range]]
+    is_complete: bool
+
+
+def claim(connection: Connection, number: int) -> Claim:
+    """Locks a message until the transaction ends; what it owes.
 
     It is counted once less, as `park` counts it once more where it is rejected again. Raises MessageGone.
     """
     row = connection.execute(
-        "select stream_id, seqs::text from telemetry.rejected where rejected_id = %s for update", [number]
+        "select stream_id, seqs::text, debt_known from telemetry.rejected where rejected_id = %s for update", [number]
     ).fetchone()
     if row is None:
         raise MessageGone(f"there is no rejected message {number}")
     connection.execute(
         "update telemetry.rejected set received_count = received_count - 1 where rejected_id = %s", [number]
     )
-    stream, ranges = row
-    return {} if stream is None else {stream: from_multirange(ranges)}
+    stream, ranges, is_complete = row
+    return Claim({} if stream is None else {stream: from_multirange(ranges)}, is_complete)
 
 
 def release(connection: Connection, number: int, paid: Sequence[Range], *, delete: bool) -> None:
@@ -203,6 +217,8 @@ def _row(rejection: Rejection) -> tuple[object, ...]:
         message.source,
         rejection.stream,
         to_multirange(rejection.ranges),
+        None if message.received_ms is None else datetime.fromtimestamp(message.received_ms / 1000, UTC),
+        message.retained,
     )
 
 

@@ -66,7 +66,8 @@ def test_example_of_a_publisher_is_understood(case: Path) -> None:
 def decoded(
     payload: bytes, interpreter: Interpreter = TELEGRAF, topic: str = "telegraf/web01/x", *, retained: bool = False
 ) -> tuple[list[Block], list[Rejection]]:
-    parts = decode_foreign(Message(topic, payload, retained=retained), interpreter, BOUNDS, NOW_MS)
+    message = Message(topic, payload, retained=retained, received_ms=NOW_MS)
+    parts = decode_foreign(message, interpreter, BOUNDS, NOW_MS)
     return [it for it in parts if isinstance(it, Block)], [it for it in parts if isinstance(it, Rejection)]
 
 

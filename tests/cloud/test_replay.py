@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from harness.cloud import PROGRAM, cloud_ingest
 from harness.processes import NewProcess
+from harness.sparkplug import DOUBLE, INT64, Metric, payload
 from harness.wait import until
 
 from cloud_ingest.config import Config, load
@@ -26,6 +27,7 @@ from cloud_ingest.store.cardinality import NO_LIMIT, Budget
 from cloud_ingest.store.database import connect
 from cloud_ingest.store.migrate import migrate
 from cloud_ingest.store.rejected import MAX_KEPT_BYTES, Rejection, Selection, get_rejected, numbers_of, park, prune
+from cloud_ingest.store.tiers import RAW
 from telemetry_contract.codec import encode
 from telemetry_contract.payload import Backlog, Tick
 
@@ -36,6 +38,7 @@ TIGHT = Budget(series=2)
 SOURCES = """
 sources:
   plc: {format: influx, topics: [plc/+], device: {topic_level: 2}, site: plant}
+  scada: {format: sparkplug}
 """
 
 
@@ -266,23 +269,132 @@ def test_messages_of_a_source_are_replayed_by_its_format(migrated: str, connecti
     now = now_ms()
     lines = f"m a=1,b=2,c=3 {now}000000\nm d=4 {now}000000\nm a=5\n"
     message = Message("plc/press", lines.encode())
-    content = decoders.by_source(config)["plc"](message, now)
+    content = decoders.source("plc", config, lambda *_: None)(message, now)
     assert not isinstance(content, Rejection)
     blocks = [part for part in content if isinstance(part, Block)]
     with closing(BatchWriter(migrated, budget=Budget(series=1))) as writer:
         writer.write(blocks, [])
-    before = values(connection)
     assert connection.execute("select source, device, reason from telemetry.rejected").fetchall() == [
         ("plc", "press", "too_many_series")
     ]
-    with closing(BatchWriter(migrated)) as writer:
-        writer.write([], [Rejection(Message("plc/press", b"m a=6\n", source="plc"), "malformed", "by an old version")])
-    replay(config)
-    (left,) = replay(config)
-    assert left.problem == "by itself, long after it came, it says nothing"
-    # What came without a time of its own is of the time when it came, and that is known to nobody any more
-    assert sorted({*before, 1.0, 2.0, 3.0, 4.0}) == values(connection)
+    assert len(values(connection)) == 1
+    assert [it.problem for it in replay(config)] == [None]
+    assert values(connection) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert parked(connection) == []
+
+
+TIMES = "select value, (extract(epoch from time) * 1000)::bigint from telemetry.sample order by value"
+
+
+@pytest.fixture
+def sources(migrated: str, tmp_path: Path) -> Config:
+    file = tmp_path / "cloud.yaml"
+    file.write_text(SOURCES)
+    return load(file, {"CLOUD_INGEST_DATABASE_URL": migrated})
+
+
+def parking(config: Config, name: str, message: Message, at_ms: int, reason: str = "malformed") -> None:
+    """A message of a source is parked by a version that understood nothing of it."""
+    with closing(BatchWriter(config.database_url.get_secret_value())) as writer:
+        writer.write([], [Rejection(replace(message, source=name, received_ms=at_ms), reason, "by an old version")])
+
+
+def test_readings_without_a_time_of_their_own_are_of_the_time_when_they_first_came(
+    sources: Config, connection: Db
+) -> None:
+    first = now_ms() - HOUR_MS
+    kept = Message("plc/press", b"m a=7\n", retained=True)
+    parking(sources, "plc", kept, first - 1)  # of unknown age, and then it is published anew
+    for at_ms in (first, first + 5):
+        parking(sources, "plc", replace(kept, retained=False), at_ms)
+    parking(sources, "plc", Message("plc/press", b"m a=8\n", retained=True), first)
+    problems = [it.problem for it in replay(sources)]
+    assert problems == [None, "by itself, long after it came, it says nothing"]
+    assert connection.execute(TIMES).fetchall() == [(7.0, first)]
     assert parked(connection) == [("malformed", "{}")]
+
+
+def test_part_of_a_message_that_was_stored_is_not_stored_again_with_another_time(
+    sources: Config, connection: Db
+) -> None:
+    at_ms = now_ms() - HOUR_MS
+    message = Message("plc/press", f"m a=1\nm a=2 {at_ms + 2 * HOUR_MS}000000\n".encode(), source="plc")
+    content = decoders.source("plc", sources, lambda *_: None)(message, at_ms)
+    assert not isinstance(content, Rejection)
+    parts = [part for part in content if isinstance(part, Block)], [it for it in content if isinstance(it, Rejection)]
+    with closing(BatchWriter(sources.database_url.get_secret_value())) as writer:
+        writer.write(*parts)
+    assert parked(connection) == [("in_the_future", "{}")]
+    assert [(it.stored_ticks, it.duplicate_ticks, it.problem) for it in replay(sources)] == [(1, 1, None)]
+    assert connection.execute(TIMES).fetchall() == [(1.0, at_ms), (2.0, at_ms + 2 * HOUR_MS)]
+
+
+def test_message_stays_where_the_time_of_its_readings_is_known_to_nobody(sources: Config, connection: Db) -> None:
+    parking(sources, "plc", Message("plc/press", f"m a=1\nm a=2 {now_ms()}000000\n".encode()), now_ms())
+    connection.execute("update telemetry.rejected set received_at = null")  # as before the migration that keeps it
+    for stored in (1, 0):
+        (one,) = replay(sources)
+        assert (one.stored_ticks, str(one.problem).partition(":")[0]) == (stored, "time_unknown")
+    assert values(connection) == [2.0]
+    assert parked(connection) == [("time_unknown", "{}")]
+
+
+def test_birth_of_a_node_is_stored_and_what_means_nothing_without_its_session_stays(
+    sources: Config, connection: Db
+) -> None:
+    at_ms = now_ms() - HOUR_MS
+    birth = [Metric("bdSeq", 0, INT64), Metric("Temp", 20.5, DOUBLE, alias=1)]
+    data = Metric(alias=1, value=21.5, encode_as=DOUBLE)
+    parking(sources, "scada", Message("spBv1.0/north/NBIRTH/edge", payload(*birth, seq=0)), at_ms)
+    parking(sources, "scada", Message("spBv1.0/north/NDATA/edge", payload(data, seq=1)), at_ms + 1)
+    parking(sources, "scada", Message("spBv1.0/north/NDEATH/edge", payload(Metric("bdSeq", 0, INT64))), at_ms + 2)
+    problems = [it.problem for it in replay(sources)]
+    assert problems == [
+        None,
+        "birth_missing: NDATA of node edge came before its birth",
+        "by itself, long after it came, it says nothing",
+    ]
+    assert connection.execute(TIMES).fetchall() == [(1.0, at_ms), (20.5, at_ms)]
+    assert [reason for reason, _ in parked(connection)] == ["birth_missing", "malformed"]
+
+
+def forget(connection: Db) -> None:
+    """Rows as they were before their ticks were kept with them."""
+    connection.execute("update telemetry.rejected set seqs = '{}', stream_id = null, debt_known = false")
+
+
+def test_ticks_that_were_parked_before_their_numbers_were_kept_are_stored_once(config: Config, connection: Db) -> None:
+    stream, now = uuid4(), now_ms()
+    mixed = backlog(stream, [1, 2, 3], [now - 9 * HOUR_MS, now - HOUR_MS, now - HOUR_MS + 1])
+    ingest(config, mixed, at_ms=now - 8 * HOUR_MS)
+    forget(connection)
+    ingest(config, backlog(stream, [4], [now]), at_ms=now - 8 * HOUR_MS)  # a newer row, which knows
+    assert values(connection) == [1]
+    # Still refused: it stays, and from then on it knows too
+    connection.execute("alter table telemetry.reading add constraint small check (samples[1] < 2)")
+    assert [it.stored_ticks for it in replay(config)] == [0, 0]
+    assert parked(connection) == [("refused_by_database", "{[2,4)}"), ("refused_by_database", "{[4,5)}")]
+    connection.execute("alter table telemetry.reading drop constraint small")
+    assert [(it.stored_ticks, it.duplicate_ticks) for it in replay(config)] == [(2, 1), (1, 0)]
+    assert values(connection) == [1, 2, 3, 4]
+    assert (parked(connection), gaps(connection)) == ([], [])
+    check_ledger(connection)
+
+
+def test_message_stays_where_nobody_knows_what_of_it_was_stored(config: Config, connection: Db) -> None:
+    stream, now = uuid4(), now_ms()
+    ingest(config, backlog(stream, [1, 2, 3], [now - 40 * HOUR_MS, now - 2, now - 1]), at_ms=now - 49 * HOUR_MS)
+    assert parked(connection) == [("in_the_future", "{[1,4)}")]
+    forget(connection)
+    ingest(config, backlog(uuid4(), [1], [now - 1], key="b"))  # of the same device and time
+    raw_from = (now - 24 * HOUR_MS) // RAW.span_ms * RAW.span_ms
+    connection.execute("update telemetry.rollup_state set floor_raw = to_timestamp(%s / 1000.0)", [raw_from])
+    again = replay(config)
+    assert [(it.stored_ticks, str(it.problem).partition(":")[0]) for it in again] == [(1, "unknown_if_stored")]
+    assert "[(1, 1), (3, 3)]" in str(again[0].problem)
+    assert [it.stored_ticks for it in replay(config)] == [0]
+    assert parked(connection) == [("unknown_if_stored", "{}")]
+    assert values(connection) == [1, 2]
 
 
 def test_parked_payloads_have_a_bound_of_each_device_and_of_all(connection: Db) -> None:
