@@ -271,11 +271,35 @@ class Derived(_Section):
     feels_like: FeelsLike = FeelsLike()
 
 
+SHORTEST_SILENCE_SECONDS: Final = 10.0  # well above the pauses of its own that the cloud does not notice
+LONGEST_SILENCE_SECONDS: Final = 31 * 86_400.0
+
+
+class SiteOutage(_Section):
+    """How many devices of one site must go away together to be told as one, and within which time."""
+
+    devices: Annotated[int, Field(ge=2, le=1_000_000)] = 5
+    share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
+    window_seconds: Annotated[float, Field(ge=0, le=3_600, allow_inf_nan=False)] = 60
+
+
+class Liveness(_Section):
+    """When a device that is not heard of any more is away, and when the cloud itself was."""
+
+    interval_seconds: Annotated[float, Field(ge=0.1, le=60, allow_inf_nan=False)] = 2
+    silence_seconds: Annotated[
+        float, Field(ge=SHORTEST_SILENCE_SECONDS, le=LONGEST_SILENCE_SECONDS, allow_inf_nan=False)
+    ] = 300
+    grace_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 120
+    site_outage: SiteOutage = SiteOutage()
+
+
 class Worker(_Section):
-    """How often upkeep runs, and how long no late sample may have come before they are judged."""
+    """How often upkeep runs, how long no late sample may have come before they are judged, and who is there."""
 
     interval_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = 60
     late_quiet_seconds: Annotated[float, Field(ge=0, le=3_600, allow_inf_nan=False)] = 10
+    liveness: Liveness = Liveness()
 
 
 class Api(_Section):

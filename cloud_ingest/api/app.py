@@ -17,6 +17,7 @@ from cloud_ingest.api import (
     gaps,
     health,
     history,
+    liveness,
     locations,
     metrics,
     pages,
@@ -50,6 +51,7 @@ def create_app(config: Config, pool: ReadPool, writers: Writers) -> ASGIApp:
     counts = statistics.Statistics(pool)
     app.include_router(devices.router(pool))
     app.include_router(desired.router(pool))
+    app.include_router(liveness.router(pool))
     app.include_router(gaps.router(pool))
     app.include_router(current.router(pool, timedelta(hours=config.retention.raw_hours)))
     app.include_router(realtime.router(pool, timedelta(hours=config.retention.raw_hours)))

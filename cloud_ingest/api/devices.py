@@ -26,7 +26,9 @@ class Device(BaseModel):
 
     device: str
     site: str
-    online: bool | None = Field(description="What its status or its last will said; null where it never sent one.")
+    online: bool | None = Field(
+        description="False where it said so, its last will came or it is silent; null where nobody can say yet."
+    )
     last_seen: datetime | None = Field(description="When anything of it last arrived.")
     agent_version: str | None
     newest_reading: datetime | None = Field(description="The time of its newest stored reading.")
@@ -97,7 +99,10 @@ class Conflict(BaseModel):
 class DeviceDetails(Device):
     """A device with what its outbox, its clock and its stream look like."""
 
-    reason: str | None = Field(description="Why it is offline: stopped or lost; null where it is not.")
+    reason: str | None = Field(description="Why it is offline: stopped, lost or silent; null where it is not.")
+    silence_seconds: float | None = Field(
+        description="After how long without a sign it is silent; null: as the configuration says."
+    )
     reported_at: datetime | None = Field(description="When it last spoke for itself, which a last will does not.")
     boot_id: str | None
     config_hash: str | None = Field(description="Tells configurations apart.")
@@ -170,7 +175,8 @@ def _details(found: DeviceDetail) -> dict[str, object]:
     status = found.status or {}
     return {
         **_item(found.device),
-        "reason": status.get("reason"),
+        "reason": found.device.away_reason,
+        "silence_seconds": found.device.silence_seconds,
         "reported_at": _time(found.reported_at),
         "boot_id": status.get("boot_id"),
         "config_hash": status.get("config_hash"),

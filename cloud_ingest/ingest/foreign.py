@@ -36,7 +36,13 @@ class ForeignIngest:
         self._cut = cut
         self._metrics = metrics
         self._lease = Lease(config.database_url.get_secret_value(), f"source {self._client_id}")
+        self._source: MqttSource | None = None  # while it is this process's
         metrics.source_up.labels(name).set(0)
+
+    def is_connected(self) -> bool:
+        """Whether this process hears it now. From any thread."""
+        source = self._source
+        return source is not None and source.is_connected
 
     @property
     def _client_id(self) -> str:
@@ -60,6 +66,7 @@ class ForeignIngest:
         session = KeptSession(self._client_id, self._settings.topics, self._settings.session_expiry_seconds)
         source = MqttSource(self._config, session)
         pipeline = self._pipeline(source)
+        self._source = source
         self._metrics.source_up.labels(self._name).set_function(lambda: float(source.is_connected))
         ending = threading.Event()
         try:
@@ -72,6 +79,7 @@ class ForeignIngest:
                     ending.set()
                 running.result()
         finally:
+            self._source = None
             self._metrics.source_up.labels(self._name).set_function(lambda: 0.0)
 
     def _pipeline(self, source: MqttSource) -> Pipeline:

@@ -14,11 +14,13 @@ from cloud_ingest.errors import ConfigError
 from cloud_ingest.ingest import decoders
 from cloud_ingest.ingest.batcher import Cut
 from cloud_ingest.ingest.foreign import ForeignIngest
+from cloud_ingest.ingest.heartbeat import Heartbeat
 from cloud_ingest.ingest.lanes import Lanes
 from cloud_ingest.ingest.metrics import IngestMetrics
 from cloud_ingest.ingest.mqtt_source import MqttSource
 from cloud_ingest.ingest.pipeline import Pipeline
 from cloud_ingest.ingest.source import Source
+from cloud_ingest.store import hearing
 from cloud_ingest.writer import writer_of
 
 _MAX_BATCH_BYTES: Final = 64 * 1024 * 1024
@@ -74,9 +76,16 @@ def run(config: Config, stop: threading.Event, make_source: Callable[[Config], B
                 raise ConfigError(f"ingest.metrics_listen {listen}: {exc.strerror}") from exc
             cleanup.callback(server.server_close)
             cleanup.callback(server.shutdown)
-        others = [ForeignIngest(name, config, cut, metrics) for name in config.sources]
-        with ThreadPoolExecutor(max(1, len(others)), "source") as threads:
-            running = [threads.submit(each.run, stop) for each in others]
+        others = {name: ForeignIngest(name, config, cut, metrics) for name in config.sources}
+        heartbeat = Heartbeat(
+            config.database_url.get_secret_value(),
+            {
+                hearing.READINGS: lambda: source.is_connected,
+                **{hearing.source(name): each.is_connected for name, each in others.items()},
+            },
+        )
+        with ThreadPoolExecutor(1 + len(others), "source") as threads:
+            running = [threads.submit(run, stop) for run in (heartbeat.run, *(each.run for each in others.values()))]
             try:
                 pipeline.run(stop)
             finally:

@@ -14,13 +14,17 @@ from cloud_ingest.store.database import Connection
 class DeviceRow:
     """A device as it was last heard of.
 
-    `online` and `agent_version` are what its status said, None where it never sent one; `last_seen` is when anything
-    of it last arrived, `newest_reading` the time of its newest stored reading, `readings` how many are stored.
+    `online` is what its status said and what the worker made of its silence, None before either; `away_reason` is why
+    it is not: stopped, lost or silent. `silence_seconds` is its own time to be silent, None where it has none.
+    `agent_version` is None where it never sent a status. `last_seen` is when anything of it last arrived,
+    `newest_reading` the time of its newest stored reading, `readings` how many are stored.
     """
 
     device: str
     site: str
     online: bool | None
+    away_reason: str | None
+    silence_seconds: float | None
     last_seen: datetime | None
     agent_version: str | None
     newest_reading: datetime | None
@@ -64,12 +68,19 @@ class DeviceDetail:
 
 
 _DEVICE: Final = (
-    "select device.name as device, device.site, device_status.online,"
+    "select device.name as device, device.site, known.online,"
+    "  case when not known.online then known.reason end as away_reason, device.silence_seconds,"
     "  greatest(streams.last_seen, device_status.received_at) as last_seen,"
     "  device_status.status ->> 'agent_version' as agent_version,"
     "  streams.newest as newest_reading, streams.ticks as readings, device.created_at"
     " from telemetry.device"
     " left join telemetry.device_status using (device_id)"
+    " left join telemetry.device_liveness using (device_id)"
+    # The newer of its own word and of what the worker found
+    " left join lateral (values"
+    "  (device_status.online, device_status.status ->> 'reason', device_status.received_at),"
+    "  (device_liveness.online, device_liveness.reason, device_liveness.noticed_at)"
+    "  order by 3 desc nulls last limit 1) as known (online, reason, at) on true"
     " cross join lateral ("
     "  select max(last_seen) as last_seen, max(newest) as newest, coalesce(sum(ticks), 0)::bigint as ticks"
     "  from telemetry.stream where stream.device_id = device.device_id) as streams"
@@ -120,6 +131,13 @@ def find_device(connection: Connection, name: str) -> DeviceDetail | None:
             named,
         ).fetchone()
     return DeviceDetail(device, status, received_at, reported_at, stream, streams, metrics, series)
+
+
+def set_silence(connection: Connection, name: str, seconds: float | None) -> bool:
+    """Sets after how long without a sign a device is away, None as for all others; whether there is such a device."""
+    return bool(
+        connection.execute("update telemetry.device set silence_seconds = %s where name = %s", [seconds, name]).rowcount
+    )
 
 
 @dataclass(frozen=True, slots=True)

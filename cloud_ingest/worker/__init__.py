@@ -1,1 +1,1 @@
-"""The `worker` role: what devices say of themselves, partitions ahead of time, and retention."""
+"""The `worker` role: what devices say of themselves, which are there, partitions ahead of time, and retention."""

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from cloud_ingest.config import Config
@@ -11,6 +12,7 @@ from cloud_ingest.errors import StoreUnavailable
 from cloud_ingest.store.database import Connection, connect, server_time_ms
 from cloud_ingest.store.migrate import require_current
 from cloud_ingest.worker.late_judge import LateJudge
+from cloud_ingest.worker.liveness_watch import LivenessWatch
 from cloud_ingest.worker.status_listener import StatusListener
 from cloud_ingest.worker.upkeep import Upkeep
 
@@ -27,26 +29,38 @@ def run(config: Config, stop: threading.Event) -> int:
     Raises ConfigError or SchemaNotReady. A broker or a database that is away is waited for.
     """
     listener = StatusListener(config.broker)
+    watch = LivenessWatch(config, listener.is_listening)
     listener.start()
-    down = False
     try:
-        while not stop.is_set():
+        with ThreadPoolExecutor(1, "liveness") as threads:
+            watching = threads.submit(watch.run, stop)
             try:
-                with connect(config.database_url.get_secret_value(), "cloud-ingest-worker") as connection:
-                    require_current(connection)
-                    if down:
-                        log.info("the database is back")
-                    down = False
-                    with LateJudge(config.database_url.get_secret_value(), config.worker.late_quiet_seconds):
-                        _work(connection, listener, config, stop)
-            except StoreUnavailable as exc:
-                if not down:
-                    log.warning("the database is away: %s; trying again", exc)
-                down = True
-                stop.wait(_RETRY_SECONDS)
+                _work_on(listener, config, stop)
+            finally:
+                stop.set()
+        watching.result()
     finally:
         listener.close()
     return 0
+
+
+def _work_on(listener: StatusListener, config: Config, stop: threading.Event) -> None:
+    """Works until `stop` is set, however often the database is away."""
+    down = False
+    while not stop.is_set():
+        try:
+            with connect(config.database_url.get_secret_value(), "cloud-ingest-worker") as connection:
+                require_current(connection)
+                if down:
+                    log.info("the database is back")
+                down = False
+                with LateJudge(config.database_url.get_secret_value(), config.worker.late_quiet_seconds):
+                    _work(connection, listener, config, stop)
+        except StoreUnavailable as exc:
+            if not down:
+                log.warning("the database is away: %s; trying again", exc)
+            down = True
+            stop.wait(_RETRY_SECONDS)
 
 
 def _work(connection: Connection, listener: StatusListener, config: Config, stop: threading.Event) -> None:

@@ -57,6 +57,10 @@ class StatusListener:
         """Stops listening."""
         self._broker.close()
 
+    def is_listening(self) -> bool:
+        """Whether statuses come in now. From any thread."""
+        return self._broker.connected.is_set()
+
     def wait(self, timeout: float) -> None:
         """Returns when there is something to record, or after `timeout` seconds."""
         with self._changed:
