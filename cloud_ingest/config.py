@@ -303,9 +303,10 @@ class Worker(_Section):
 
 
 class Api(_Section):
-    """Where the REST API listens."""
+    """Where the REST API listens, and how many event streams a process of it keeps open."""
 
     listen: Listen = Address("127.0.0.1", 8000)
+    max_streams: Annotated[int, Field(ge=0, le=100_000)] = 200
 
 
 class Logging(_Section):

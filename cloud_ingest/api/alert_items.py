@@ -44,7 +44,8 @@ class Alert(BaseModel):
     fired: datetime = Field(description="When it had lasted for as long as the threshold asks.")
     end: datetime | None = Field(description="null while it is open.")
     end_reason: str | None = Field(
-        description="cleared, or withdrawn where no threshold watches the series any more; null while it is open."
+        description="cleared; withdrawn where no threshold watches the series any more; revised where late samples show"
+        " that it was none; null while it is open."
     )
     duration_seconds: float = Field(description="To its end, or to now.")
     peak: float | None = Field(description="The worst value.")

@@ -32,6 +32,8 @@ from cloud_ingest.api import (
 )
 from cloud_ingest.api.heads import HeadAsGet
 from cloud_ingest.api.hosts import LoopbackHosts
+from cloud_ingest.api.streams import routes as stream_routes
+from cloud_ingest.api.streams.streams import Streams
 from cloud_ingest.api.writers import Writers
 from cloud_ingest.config import Config
 from cloud_ingest.store.pool import ReadPool
@@ -43,12 +45,12 @@ _DESCRIPTION: Final = (
 )
 
 
-def create_app(config: Config, pool: ReadPool, writers: Writers) -> ASGIApp:
-    """The application. `pool` and `writers` must be open while it serves."""
+def create_app(config: Config, pool: ReadPool, writers: Writers, streams: Streams) -> ASGIApp:
+    """The application. `pool` and `writers` must be open while it serves, and `streams` be closed before it ends."""
     app = FastAPI(
         title="Telemetry Bridge", description=_DESCRIPTION, version=__version__, docs_url=None, redoc_url=None
     )
-    counts = statistics.Statistics(pool)
+    counts = statistics.Statistics(pool, streams)
     app.include_router(devices.router(pool))
     app.include_router(desired.router(pool))
     app.include_router(liveness.router(pool))
@@ -61,6 +63,7 @@ def create_app(config: Config, pool: ReadPool, writers: Writers) -> ASGIApp:
     app.include_router(metrics.router(pool))
     app.include_router(explanation.router(pool))  # before the addresses of single thresholds
     app.include_router(thresholds.router(pool))
+    app.include_router(stream_routes.router(streams))  # before the addresses of single alerts
     app.include_router(alerts.router(pool))
     app.include_router(silences.router(pool))
     app.include_router(locations.router(pool))

@@ -4,7 +4,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class HeadAsGet:
-    """ASGI middleware: the application sees GET; the server, which knows better, sends the headers alone."""
+    """ASGI middleware: the application sees GET; the server, which knows better, sends the headers alone.
+
+    `is_head` in the state of the scope is for answers that would never end.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -12,5 +15,5 @@ class HeadAsGet:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", "state": {**scope.get("state", {}), "is_head": True}}
         await self._app(scope, receive, send)

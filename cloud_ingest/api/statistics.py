@@ -9,6 +9,7 @@ from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     generate_latest,
@@ -17,6 +18,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cloud_ingest.api.streams.streams import Streams
 from cloud_ingest.store.pool import ReadPool
 
 _BUCKET_SECONDS = (0.005, 0.02, 0.1, 0.5, 2, 10, 30)
@@ -25,8 +27,10 @@ _BUCKET_SECONDS = (0.005, 0.02, 0.1, 0.5, 2, 10, 30)
 class Statistics:
     """The metrics of one API process."""
 
-    def __init__(self, pool: ReadPool) -> None:
+    def __init__(self, pool: ReadPool, streams: Streams) -> None:
         self.registry = CollectorRegistry()
+        open_streams = Gauge("api_streams", "Event streams that are open.", registry=self.registry)
+        open_streams.set_function(lambda: streams.count)
         self.requests = Counter(
             "api_requests",
             "Requests answered, by method, route and status.",

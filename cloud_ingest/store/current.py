@@ -35,7 +35,7 @@ def current_values(
     site: str | None,
     since: datetime,
     after: Position | None,
-    limit: int,
+    limit: int | None,
 ) -> list[CurrentRow]:
     """The newest values of the named devices or of all, by device and series key, from behind `after`.
 

@@ -90,7 +90,10 @@ def settle(connection: Connection, entries: Mapping[UUID, Entry]) -> dict[UUID, 
     rows = connection.execute(
         "update telemetry.stream set received = stream.received + entry.incoming,"
         " low = greatest(stream.low, entry.low), ticks = stream.ticks + entry.ticks,"
-        " newest = greatest(stream.newest, entry.newest), last_seen = now()"
+        " newest = greatest(stream.newest, entry.newest), last_seen = now(),"
+        # Of several ticks of the present the newest need not come last; a backlog is not the present
+        " newest_xid = case when entry.newest > coalesce(stream.newest, '-infinity') - interval '1 minute'"
+        "  then pg_current_xact_id() else stream.newest_xid end"
         " from unnest(%(streams)s::uuid[], %(incoming)s::int8multirange[], %(lows)s::bigint[],"
         " %(ticks)s::bigint[], %(newest)s::timestamptz[]) with ordinality"
         " as entry (stream_id, incoming, low, ticks, newest, number)"

@@ -55,15 +55,25 @@ class Source:
 
 
 @contextmanager
-def serving(database_url: str, *, host: str = "127.0.0.1", insecure: bool = False) -> Iterator[httpx2.Client]:
-    """A client of the role, which works in a thread until the block ends; then it must stop cleanly and soon."""
+def serving(
+    database_url: str, *, host: str = "127.0.0.1", insecure: bool = False, **settings: str
+) -> Iterator[httpx2.Client]:
+    """A client of the role, which works in a thread until the block ends; then it must stop cleanly and soon.
+
+    `settings` are environment names without their prefix.
+    """
     port = free_port()
-    settings = config.load(
-        None, {"CLOUD_INGEST_DATABASE_URL": database_url, "CLOUD_INGEST_API__LISTEN": f"{host}:{port}"}
+    loaded = config.load(
+        None,
+        {
+            "CLOUD_INGEST_DATABASE_URL": database_url,
+            "CLOUD_INGEST_API__LISTEN": f"{host}:{port}",
+            **{f"CLOUD_INGEST_{name}": value for name, value in settings.items()},
+        },
     )
     stop = threading.Event()
     codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(main.run(settings, stop, insecure=insecure)))
+    thread = threading.Thread(target=lambda: codes.append(main.run(loaded, stop, insecure=insecure)))
     thread.start()
     try:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=40) as client:
