@@ -25,6 +25,8 @@ BACKLOG_TICKS = 8_000
 # The agents send again after a second, and the broker gives a silent member up after one and a half.
 DELIVERY = {"confirm_timeout_seconds": 1, "backlog_ticks_per_message": 10}
 IMPATIENT = {"BROKER__KEEPALIVE_SECONDS": "1"}
+# What a device sends before the cloud has confirmed it; of all devices less than a broker keeps for a slow subscriber.
+WINDOW_TICKS = 2_000
 CONNECTED = "connected to the broker"
 
 Row = tuple[int, float]
@@ -157,7 +159,7 @@ def hang(process: Process, broker: Mosquitto) -> None:
 
 
 class Stubborn:
-    """A device that sends each tick once, whatever becomes of it."""
+    """A device that sends each tick once, whatever becomes of it, and no faster than they are committed."""
 
     def __init__(self, device: Device, chance: Callable[[], bool]) -> None:
         self.sent = 0
@@ -178,8 +180,21 @@ class Stubborn:
     def _send(self) -> None:
         while self._goes_on():
             seq = self.sent + 1
+            until(self._may_go_on, 60, f"tick {seq - WINDOW_TICKS} to be committed")
             self._device.send_tick(seq, self._start_ms + seq, {"a": float(seq)})
             self.sent = seq
+
+    def wait_settled(self, seq: int) -> None:
+        """Until it knows that all up to this number are committed."""
+
+        def is_settled() -> bool:
+            return any(first == 1 and last >= seq for first, last in self._device.committed())
+
+        until(is_settled, 60, f"ticks 1 to {seq} to be committed")
+
+    def _may_go_on(self) -> bool:
+        committed = self._device.committed()
+        return self.sent - (committed[-1][1] if committed else 0) < WINDOW_TICKS or not self._goes_on()
 
 
 @contextmanager
@@ -237,6 +252,9 @@ def test_two_plain_subscribers_are_a_hot_standby_that_loses_and_doubles_nothing(
             one.kill()
             progress(migrated, "by the one that is left")
             start(one)
+            # What was sent before it came back is with the other one alone
+            for sender in senders:
+                sender.wait_settled(sender.sent + 1)
             progress(migrated, "by both again")
             other.kill()
             progress(migrated, "by the one that came back")

@@ -183,14 +183,21 @@ def connected(broker: Mosquitto, *topics: Mapping[str, Any]) -> Iterator[Counted
     canary = {"topic": "canary", "format": "number", "series": "canary"}
     it = Counted(Broker(host=broker.host, port=broker.port), canary, *topics)
     try:
+        sent = heard = 0.0
+
+        def hear() -> float:
+            nonlocal heard
+            heard = it.collector.collect().get("canary") or heard
+            return heard
 
         def hears() -> bool:
-            it.collector.collect()
-            send(broker, "canary", "1")
-            return "canary" in it.collector.collect()
+            nonlocal sent
+            sent += 1
+            send(broker, "canary", str(sent))
+            return hear() > 0
 
         until(hears, 20, "the subscription")
-        until(lambda: not it.collector.collect(), 10, "the last canary")
+        until(lambda: hear() == sent, 10, "the last canary")  # any before it have come, or never will
         it.superseded = 0
         yield it
     finally:
