@@ -74,7 +74,7 @@ def grouped(buckets: Columns, grid: Grid) -> Iterator[Group]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All of one series in one: NaN where there is no value."""
+    """All of one series in one: NaN where there is no value, or where `p50` and `p95` can't be told."""
 
     index: int
     count: int
@@ -83,21 +83,35 @@ class Summary:
     max: float
     last: float
     coverage: float | None
+    p50: float = np.nan
+    p95: float = np.nan
 
 
-def summed(
-    buckets: Columns, starts: Integers, lengths: Integers, now_ms: int, missing: Mapping[int, Floats]
-) -> Iterator[Summary]:
-    """The series that have readings, from buckets with sum, min, max and last.
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The time that summaries are of, one of `starts` and `lengths` (ms), and what is known beside its readings.
 
-    All of them lie in the one of `starts` and `lengths` (ms); `missing` as of `bucketed`.
+    `missing` as of `bucketed`.
     """
+
+    starts: Integers
+    lengths: Integers
+    now_ms: int
+    missing: Mapping[int, Floats]
+
+    def coverage(self, index: int, count: int, interval_ms: float | None) -> float | None:
+        """That of a series with so many values, measured each `interval_ms`."""
+        estimate = coverage(self.starts, self.lengths, np.array([count], np.int64), interval_ms, self.now_ms)
+        covered = bounded(estimate, self.missing.get(index))
+        return None if covered is None else covered[0]
+
+
+def summed(buckets: Columns, frame: Frame) -> Iterator[Summary]:
+    """The series that have readings, from buckets with sum, min, max and last, all of which lie in the frame."""
     for index, rows in _by_series(buckets):
         observed = buckets["observed"][rows]
         count = int(observed.sum())
         held = rows[observed > 0]
-        estimate = coverage(starts, lengths, np.array([count], np.int64), _interval(buckets, rows), now_ms)
-        covered = bounded(estimate, missing.get(index))
         yield Summary(
             index=index,
             count=count,
@@ -105,7 +119,7 @@ def summed(
             mean=float(buckets["sum"][held].sum()) / count if count else np.nan,
             max=float(buckets["max"][held].max()) if count else np.nan,
             last=float(buckets["last"][held[-1]]) if count else np.nan,
-            coverage=None if covered is None else covered[0],
+            coverage=frame.coverage(index, count, _interval(buckets, rows)),
         )
 
 

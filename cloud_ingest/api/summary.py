@@ -1,6 +1,7 @@
 """GET /api/v1/metrics/summary."""
 
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -8,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
-from cloud_ingest.api import shapes
+from cloud_ingest.api import figures, shapes
 from cloud_ingest.api.answers import json_answer
 from cloud_ingest.api.missing import missing
 from cloud_ingest.api.paging import Cursor, decode_cursor, encode_cursor
@@ -17,10 +18,10 @@ from cloud_ingest.api.problems import InvalidParameter
 from cloud_ingest.api.selection import LABEL_PARAMETER, Selection, moment_of
 from cloud_ingest.api.times import format_time, parse_time
 from cloud_ingest.errors import DataRejected
-from cloud_ingest.store.columns import Columns
 from cloud_ingest.store.current import Position
 from cloud_ingest.store.database import Connection
-from cloud_ingest.store.history import Aggregate, Cut, Series, Window, buckets, find_series, quantiles
+from cloud_ingest.store.history import Aggregate, Cut, Series, Window, buckets, find_series
+from cloud_ingest.store.matrices import matrices
 from cloud_ingest.store.pool import ReadPool
 from cloud_ingest.store.rollup.state import TierState, from_ms, read_state, to_ms
 from cloud_ingest.store.tier_choice import finest_tier, parts_of
@@ -110,16 +111,17 @@ def router(pool: ReadPool) -> APIRouter:
             state = read_state(connection)
             tier = finest_tier(state, to_ms(asked.start))
             window = _whole_buckets(asked, tier)
-            columns = _columns(connection, series, state, tier, window)
             starts, lengths = (np.array([it], np.int64) for it in _start_and_length(window))
-            lacking = missing(connection, series, starts, lengths)
-            middle = _quantiles(connection, series, window) if tier is RAW else {}
-        found = shapes.summed(columns, starts, lengths, to_ms(now), lacking)
+            frame = shapes.Frame(starts, lengths, to_ms(now), missing(connection, series, starts, lengths))
+            try:
+                found = _summaries(connection, series, state, tier, window=window, frame=frame)
+            except DataRejected as exc:
+                raise InvalidParameter("period", f"holds what can't be summed up: {exc}") from exc
         content = {
             "tier": tier.name,
             "start": format_time(window.start),
             "end": format_time(window.end),
-            "series": [_item(series[it.index], it, middle.get(it.index)) for it in found],
+            "series": [_item(series[it.index], it) for it in found],
             "next": encode_cursor(series[-1].device, series[-1].key) if more else None,
         }
         return json_answer(request, content)
@@ -137,26 +139,23 @@ def _start_and_length(window: Window) -> tuple[int, int]:
     return start_ms, to_ms(window.end) - start_ms
 
 
-def _columns(connection: Connection, series: list[Series], state: TierState, tier: Tier, window: Window) -> Columns:
+def _summaries(
+    connection: Connection, series: list[Series], state: TierState, tier: Tier, *, window: Window, frame: shapes.Frame
+) -> list[shapes.Summary]:
+    """Those of the series that have readings, in order."""
     start_ms, end_ms = to_ms(window.start), to_ms(window.end)
     grain_ms = max(tier.step_ms, 1_000)
-    step_ms = max((end_ms - start_ms) // _STRETCHES // grain_ms, 1) * grain_ms
-    cut = Cut(window.start, timedelta(milliseconds=step_ms))
+    stretch_ms = max((end_ms - start_ms) // _STRETCHES // grain_ms, 1) * grain_ms
+    if tier is RAW:
+        with matrices(connection, series, window) as devices:
+            return sorted(figures.of_readings(devices, stretch_ms, frame), key=attrgetter("index"))
+    cut = Cut(window.start, timedelta(milliseconds=stretch_ms))
     parts = parts_of(state, tier, start_ms, end_ms)
-    try:
-        return buckets(connection, [one.places for one in series], parts, cut, _PARTS_OF_A_SUMMARY)
-    except DataRejected as exc:
-        raise InvalidParameter("period", f"holds values that can't be added up: {exc}") from exc
+    columns = buckets(connection, [one.places for one in series], parts, cut, _PARTS_OF_A_SUMMARY)
+    return list(shapes.summed(columns, frame))
 
 
-def _quantiles(connection: Connection, series: list[Series], window: Window) -> dict[int, tuple[float, float]]:
-    columns = quantiles(connection, series, window)
-    pairs = zip(columns["p50"].tolist(), columns["p95"].tolist(), strict=True)
-    return dict(zip(columns["series"].tolist(), pairs, strict=True))
-
-
-def _item(series: Series, found: shapes.Summary, middle: tuple[float, float] | None) -> dict[str, Any]:
-    p50, p95 = middle or (None, None)
+def _item(series: Series, found: shapes.Summary) -> dict[str, Any]:
     return {
         "device": series.device,
         "metric": series.metric,
@@ -166,8 +165,8 @@ def _item(series: Series, found: shapes.Summary, middle: tuple[float, float] | N
         "min": found.min,
         "mean": found.mean,
         "max": found.max,
-        "p50": p50,
-        "p95": p95,
+        "p50": found.p50,
+        "p95": found.p95,
         "last": found.last,
         "coverage": found.coverage,
     }

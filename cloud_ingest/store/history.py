@@ -19,7 +19,7 @@ from cloud_ingest.store.columns import Columns, fetch_columns
 from cloud_ingest.store.current import Position
 from cloud_ingest.store.database import Connection
 from cloud_ingest.store.metrics import like_of
-from cloud_ingest.store.rollup.state import from_ms, to_ms
+from cloud_ingest.store.rollup.state import from_ms
 from cloud_ingest.store.tier_choice import Part
 from cloud_ingest.store.tiers import RAW
 
@@ -182,24 +182,6 @@ def buckets(
     if any(np.isinf(columns[aggregate.value]).any() for aggregate in aggregates):  # of a sum in a rollup
         raise DataRejected("value out of range: overflow")
     return columns
-
-
-def quantiles(connection: Connection, series: Sequence[Series], window: Window) -> Columns:
-    """`series` (index) and exact `p50` and `p95` of all readings of it, for those that have any with a value.
-
-    Between two values they are interpolated, as `percentile_cont` does.
-    """
-    part = Part(RAW, to_ms(window.start), to_ms(window.end))
-    return fetch_columns(
-        connection,
-        sql.SQL(
-            "select series, ranked.at[1], ranked.at[2] from ("
-            " select series, percentile_cont(array[0.5, 0.95]) within group (order by newest) as at"
-            " from ({readings}) as reading where observed > 0 group by series) as ranked"
-        ).format(readings=_part(part, joined=False)),
-        _places([one.places for one in series]),
-        [("series", "int4"), ("p50", "float8"), ("p95", "float8")],
-    )
 
 
 _WANTED: Final = sql.SQL(

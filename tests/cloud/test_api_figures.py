@@ -133,6 +133,36 @@ def test_a_series_without_a_value_has_no_figures(client: httpx2.Client, database
     assert absent["count"] == 0
 
 
+@pytest.mark.parametrize("width", [2, 12])  # few samples of a row are picked, of many the whole row is read
+def test_a_series_that_moved_between_layouts_is_summed_up_whole(
+    client: httpx2.Client, database: str, width: int
+) -> None:
+    chance = random.Random(width)  # noqa: S311 - nothing secret
+    source = Source(database, f"device-{uuid4().hex[:8]}")
+    keys = [f"m{number}" for number in range(width)]
+    written: Values = {}
+    for at in range(NOW - 50 * MINUTE, NOW - MINUTE, 5_000):
+        # The layouts hold other keys, at other positions
+        some = chance.choice([keys, keys[::-1], keys[1:]])
+        written[at] = {key: chance.choice([None, chance.uniform(-1e6, 1e6)]) for key in some}
+    source.write(written)
+    answer = ok(client, "/api/v1/metrics/summary", device=source.device, end=rfc(NOW))["series"]
+    assert [one["metric"] for one in answer] == sorted(keys)
+    for one in answer:
+        found = [value for tick in written.values() if (value := tick.get(one["metric"])) is not None]
+        assert (one["count"], one["min"], one["max"], one["last"]) == (len(found), min(found), max(found), found[-1])
+        assert one["mean"] == pytest.approx(statistics.fmean(found), abs=1e-6)
+        assert [one["p50"], one["p95"]] == pytest.approx(np.quantile(found, [0.5, 0.95]).tolist())
+
+
+def test_a_sum_that_no_number_holds_is_refused(client: httpx2.Client, database: str) -> None:
+    source = Source(database, f"device-{uuid4().hex[:8]}")
+    source.write({NOW - 5 * HOUR - at: {"a": 1e308} for at in range(5)})
+    refused = problem(client.get(f"/api/v1/metrics/summary?device={source.device}&end={rfc(NOW - 5 * HOUR + 1)}"))
+    assert refused["field"] == "period"
+    assert "overflow" in refused["message"]
+
+
 def test_pages_of_a_summary_hold_each_series_once(client: httpx2.Client) -> None:
     whole = ok(client, "/api/v1/metrics/summary", end=rfc(NOW))["series"]
     assert len(whole) >= 9

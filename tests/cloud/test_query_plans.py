@@ -20,9 +20,9 @@ from cloud_ingest.store.history import (
     Window,
     buckets,
     find_series,
-    quantiles,
     raw_points,
 )
+from cloud_ingest.store.matrices import matrices
 from cloud_ingest.store.migrate import migrate
 from cloud_ingest.store.rollup.state import from_ms, read_state
 from cloud_ingest.store.tier_choice import parts_of
@@ -72,8 +72,10 @@ class Query:
     def points(self) -> None:
         assert len(raw_points(self.connection, self.series, self.window, 10_000)["time"]) > 5
 
-    def quantiles(self) -> None:
-        assert len(quantiles(self.connection, self.series, self.window)["p95"]) == 1
+    def matrices(self) -> None:
+        with matrices(self.connection, self.series, self.window) as devices:
+            ((matrix,),) = devices
+        assert matrix.samples.shape[1] > 5
 
     def buckets(self, tier: Tier, aggregates: list[Aggregate], *, edges: bool = False) -> None:
         parts = parts_of(read_state(self.connection), tier, self.start_ms, self.end_ms)
@@ -115,7 +117,7 @@ def span(tier: Tier) -> tuple[int, int]:
 
 CASES: dict[str, tuple[Tier, Callable[[Query], None]]] = {
     "points": (RAW, Query.points),
-    "quantiles": (RAW, Query.quantiles),
+    "matrices": (RAW, Query.matrices),
     "a rate of readings": (RAW, lambda query: query.buckets(RAW, [Aggregate.RATE])),
     "buckets of a zone": (RAW, lambda query: query.buckets(RAW, [Aggregate.MEAN], edges=True)),
 } | {
