@@ -2,7 +2,7 @@
 
 Each group has a thread that wakes on a fixed grid of the monotonic clock: the grid does not drift with the time that
 measuring takes, and ticks that were missed (a suspended machine, a slow sink) are skipped, never made up for in a
-bunch. Each collector has a thread of its own, so that one that hangs costs its own values and nothing else.
+bunch. Collectors are called in other threads, so that one that hangs costs its own values and nothing else.
 """
 
 import logging
@@ -15,17 +15,20 @@ from functools import partial
 from typing import Any, Protocol
 
 from edge_agent import machine_clock
-from edge_agent.collectors.base import Closeable, Collector, Group, Member
+from edge_agent.collectors.base import Closeable, Collector, Group
 from edge_agent.errors import CollectorError
+from edge_agent.hands import Hands
 from edge_agent.reading import Reading
 from edge_agent.statistics import CollectorCounts, Statistics
-from edge_agent.worker import Outcome, Worker
+from edge_agent.worker import Outcome
 
 logger = logging.getLogger(__name__)
 
 Values = dict[str, float | None]
 
 _NS = 1_000_000_000
+# So long a collector may hold up the next one of its group, unless the group has less time.
+_PATIENCE_SECONDS = 0.05
 
 
 class Clock(Protocol):
@@ -121,7 +124,7 @@ class Scheduler:
 
     def collect_once(self) -> list[Reading]:
         """One tick of every group, all begun together, without `sink`; in place of `start`, not beside it."""
-        begun = [(crew, crew.begin()) for crew in self._crews]
+        begun = [(crew, crew.begin(at_once=True)) for crew in self._crews]
         readings = [crew.finish(start) for crew, start in begun]
         return [reading for reading in readings if reading is not None]
 
@@ -207,7 +210,7 @@ class _Start:
 
 
 class _Crew:
-    """The collectors of one group, each with its thread."""
+    """The collectors of one group."""
 
     def __init__(self, group: Group, statistics: Statistics, clock: Clock) -> None:
         self.group = group
@@ -215,26 +218,29 @@ class _Crew:
         self._statistics = statistics
         self._clock = clock
         self._closed = threading.Event()
-        self._workers: list[tuple[Member, Worker[_Found], _Health]] = []
-        for member in group.members:
-            statistics.register(member.name)
-            worker = Worker(partial(_collect, member.collector), name=f"collector {member.name}")
-            self._workers.append((member, worker, _Health(f"collector {member.name}")))
+        self._health = {member.name: _Health(f"collector {member.name}") for member in group.members}
+        for name in self._health:
+            statistics.register(name)
+        self._hands: Hands[_Found] = Hands(
+            {member.name: partial(_collect, member.collector) for member in group.members},
+            name=f"collects {self.name}",
+            patience_seconds=min(_PATIENCE_SECONDS, group.deadline_seconds / (2 * len(group.members))),
+        )
 
-    def begin(self) -> _Start:
-        """Have every collector that is free begin."""
+    def begin(self, *, at_once: bool = False) -> _Start:
+        """Have every collector that is free begin, one after another or all at once."""
         time_ns, boot_ns = self._clock.time_ns(), self._clock.boot_ns()
-        asked = frozenset(member.name for member, worker, _ in self._workers if worker.begin())
+        asked = self._hands.begin(at_once=at_once)
         return _Start(time_ns, boot_ns, time.monotonic() + self.group.deadline_seconds, asked)
 
     def finish(self, start: _Start) -> Reading | None:
         """The values of those that are back by the deadline; None where there are none."""
         values: Values = {}
-        for member, worker, health in self._workers:
-            outcome = worker.outcome(start.deadline - time.monotonic()) if member.name in start.asked else None
+        for name, health in self._health.items():
+            outcome = self._hands.outcome(name, start.deadline - time.monotonic()) if name in start.asked else None
             if self._closed.is_set():
                 return None  # what `close` cut short has not failed
-            self._take(outcome, member.name, health, values)
+            self._take(outcome, name, health, values)
         if not values:
             return None
         in_order = dict(sorted(values.items()))
@@ -242,8 +248,8 @@ class _Crew:
 
     def close(self) -> None:
         self._closed.set()
-        for member, worker, _ in self._workers:
-            worker.close()
+        self._hands.close()
+        for member in self.group.members:
             if isinstance(member.collector, Closeable):
                 member.collector.close()
 
