@@ -6,6 +6,8 @@ What is answered is decided by a function of the request, which knows nothing of
 
 import contextlib
 import logging
+import math
+import selectors
 import socket
 import threading
 import time
@@ -63,12 +65,11 @@ Answer = Callable[[Request], Response]
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much a server takes, and how often it looks whether a deadline has passed."""
+    """How much a server takes, and how long it waits for it."""
 
     connections: int = MAX_CONNECTIONS
     deadline_seconds: float = DEADLINE_SECONDS
     body_bytes: int = 0
-    look_seconds: float = 0.5
 
 
 class LocalServer:
@@ -86,9 +87,7 @@ class LocalServer:
             raise ConfigError(f"{key} {listen}: {exc.strerror or exc}; choose another address") from exc
         except UnicodeError as exc:
             raise ConfigError(f"{key} {listen}: not a host name") from exc
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(bounds.look_seconds,), name=f"http {key}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.serve, name=f"http {key}", daemon=True)
 
     @property
     def address(self) -> Address:
@@ -101,14 +100,18 @@ class LocalServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Listen no more, and cut off who is still connected."""
-        if self._thread.ident is not None:
-            self._server.shutdown()
+        """Listen no more, and cut off who is still connected; also a second time."""
+        if self._thread.is_alive():
+            self._server.end()
+            self._thread.join()
         self._server.server_close()
         self._server.cut_off(all_of_them=True)
 
 
 class _Server(ThreadingHTTPServer):
+    """Sleeps until there is something to do, where the base class would look for the order to end twice a second."""
+
+    timeout = 0  # `handle_request` is called when there is one
     daemon_threads = True
     block_on_close = False
     request_queue_size = 16
@@ -119,8 +122,10 @@ class _Server(ThreadingHTTPServer):
         self.only_for_this_machine = listen.is_loopback
         self._lock = threading.Lock()  # guards _deadlines
         self._deadlines: dict[socket.socket, float] = {}
+        self._ending = threading.Event()
         (self.address_family, *_, address), *_ = socket.getaddrinfo(*listen, type=socket.SOCK_STREAM)
-        super().__init__(cast("tuple[str, int]", address), _Handler)
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        super().__init__(cast("tuple[str, int]", address), _Handler)  # which calls `server_close` where it fails
 
     def server_bind(self) -> None:
         """Without the base class's question for the full host name, which may hang where there is no network."""
@@ -141,9 +146,24 @@ class _Server(ThreadingHTTPServer):
             request.send(_BUSY)
         self.shutdown_request(request)
 
-    def service_actions(self) -> None:
-        """Every now and then: cut off who is too slow."""
-        self.cut_off()
+    def serve(self) -> None:
+        """Take connections, and cut off each whose deadline comes, until `end`."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self, selectors.EVENT_READ)
+            selector.register(self._wake_reader, selectors.EVENT_READ)
+            while not self._ending.is_set():
+                if any(key.fileobj is self for key, _ in selector.select(self._seconds_left())):
+                    self.handle_request()
+                self.cut_off()
+
+    def end(self) -> None:
+        self._ending.set()
+        self._wake_writer.send(b"e")
+
+    def server_close(self) -> None:
+        super().server_close()
+        self._wake_reader.close()
+        self._wake_writer.close()
 
     def cut_off(self, *, all_of_them: bool = False) -> None:
         now = time.monotonic()
@@ -151,6 +171,13 @@ class _Server(ThreadingHTTPServer):
             for connection, deadline in self._deadlines.items():
                 if all_of_them or now >= deadline:
                     _shut(connection)
+                    self._deadlines[connection] = math.inf
+
+    def _seconds_left(self) -> float | None:
+        """Until the next deadline, if there is one."""
+        with self._lock:
+            first = min(self._deadlines.values(), default=math.inf)
+        return None if first == math.inf else max(0.0, first - time.monotonic())
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:

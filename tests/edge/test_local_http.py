@@ -19,7 +19,7 @@ from edge_agent.errors import ConfigError
 from edge_agent.local_http import MAX_HEAD_BYTES, Answer, Bounds, LocalServer, Request, Response
 
 HERE = Address("127.0.0.1", 0)
-BOUNDS = Bounds(body_bytes=1_000, look_seconds=0.02)
+BOUNDS = Bounds(body_bytes=1_000)
 
 
 def echo(request: Request) -> Response:
