@@ -54,7 +54,10 @@ def matrices(connection: Connection, series: Sequence[Series], window: Window) -
     DataRejected where a device has more than MAX_SAMPLES in one layout.
     """
     places = _places(series)
-    most = max((len(place.positions) for place in places), default=0)
+    if not places:
+        yield iter(())
+        return
+    most = max(len(place.positions) for place in places)
     picked = most <= _PICKED
     parameters = {
         "devices": [place.device_id for place in places],

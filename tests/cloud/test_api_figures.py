@@ -163,6 +163,10 @@ def test_a_sum_that_no_number_holds_is_refused(client: httpx2.Client, database: 
     assert "overflow" in refused["message"]
 
 
+def test_a_summary_of_nothing_is_empty(client: httpx2.Client) -> None:
+    assert ok(client, "/api/v1/metrics/summary", site="nowhere")["series"] == []
+
+
 def test_pages_of_a_summary_hold_each_series_once(client: httpx2.Client) -> None:
     whole = ok(client, "/api/v1/metrics/summary", end=rfc(NOW))["series"]
     assert len(whole) >= 9
