@@ -81,13 +81,14 @@ class AlertPosition:
     alert_id: int
 
 
-# An open episode is unknown by the rule that `alerts.machine.phase_at` has for all states
+# An open episode is unknown where its device is away, and by the rule that `alerts.machine.phase_at` has for all states
 _EPISODES: Final = (
     "select alert_id, threshold_id, version, threshold, severity, state, device, site, location, metric, labels, unit,"
     " level, start_at, fired_at, ended_at, end_reason, peak, peak_at, last, late,"
     " acknowledged_at, acknowledged_by, note"
     " from (select alert.alert_id, alert.threshold_id, alert.version, judged.definition ->> 'name' as threshold,"
     "  alert.severity, case when alert.ended_at is not null then 'ended'"
+    "   when alert.unknown_since is not null then 'unknown'"
     "   when judged.definition #>> '{no_data,then}' = 'unknown' and extract(epoch from now()) * 1000 -"
     "    alert_state.seen_ms > (judged.definition #>> '{no_data,after_seconds}')::float8 * 1000 then 'unknown'"
     "   else 'firing' end as state,"
@@ -102,7 +103,7 @@ _EPISODES: Final = (
     " join telemetry.device using (device_id) join telemetry.series_key using (key_id)"
     " left join telemetry.threshold_version as judged using (threshold_id, version)"
     " left join telemetry.alert_state on alert_state.device_id = alert.device_id and alert.ended_at is null"
-    "  and alert_state.threshold_id = alert.threshold_id and alert_state.key_id = alert.key_id"
+    "  and alert_state.threshold_id = alert.threshold_id and alert_state.key_id = alert.key_id and not alert.no_data"
     " left join telemetry.sensor on sensor.device_id = alert.device_id and sensor.key_id = alert.key_id"
     " left join telemetry.location on location.location_id = coalesce(sensor.location_id, device.location_id)"
     ") as episode"
