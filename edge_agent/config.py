@@ -222,6 +222,7 @@ class Network(Collector, frozen=True):
     """The `network` collector; interfaces are shell patterns."""
 
     exclude_interfaces: Words = ("lo", "veth*", "br-*", "docker*", "virbr*", "ifb*", "dummy*")
+    connections_interval_seconds: IntervalSeconds | None = 60.0
 
 
 # Where engines listen that speak Docker's API, with and without root.

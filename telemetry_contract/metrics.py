@@ -32,6 +32,7 @@ class Metric(NamedTuple):
 # Base units by name suffix, `_total` removed; the first that fits. Those of Prometheus
 # (https://prometheus.io/docs/practices/naming/#base-units) and those of sensors that it does not name.
 _UNIT_SUFFIXES = (
+    *("bytes_per_second", "meters_per_second"),
     *("seconds", "celsius", "meters", "bytes", "ratio", "volts", "amperes", "joules", "grams"),
     *("percent", "hertz", "watts", "pascals", "lux", "rpm"),
 )
@@ -104,6 +105,8 @@ _METRICS = (
     _metric("network_receive_dropped_total", "Packets received and dropped, mostly for lack of room.", "device"),
     _metric("network_transmit_dropped_total", "Packets dropped before they were sent.", "device"),
     _metric("network_up", "1 where the interface is up and has a link, else 0.", "device"),
+    _metric("network_speed_bytes_per_second", "What the link can carry, where the driver tells.", "device"),
+    _metric("network_connections", "TCP connections and listening sockets of this state.", "state"),
     _metric("temperature_celsius", "What a temperature sensor measures.", "chip", "sensor"),
     _metric("humidity_percent", "Relative humidity of the air at a sensor.", "chip", "sensor"),
     _metric("pressure_pascals", "Pressure of the air or what else a sensor is in.", "chip", "sensor"),
@@ -119,6 +122,9 @@ _METRICS = (
     _metric("textfile_age_seconds", "Time since a file of the `textfile` collector was written.", "file"),
     _metric("textfile_used", "1 where a file's series are sent, 0 where it is too old or can't be used.", "file"),
     _metric("host_uptime_seconds", "Time since the machine started, time asleep included."),
+    _metric("host_boot_time_seconds", "When the machine started, as its own clock has it: seconds since 1970."),
+    _metric("host_processes", "Processes; no value where the system hides those of others."),
+    _metric("host_users", "Login sessions."),
     _metric("agent_heartbeat_total", "Ticks of the `host` collector since the agent started."),
     _metric("agent_uptime_seconds", "Time since the agent started."),
     _metric("agent_cpu_seconds_total", "CPU time that the agent has used."),

@@ -1,4 +1,4 @@
-"""The machine's uptime, and the agent itself: heartbeat, what it uses, and how its collectors fare."""
+"""The machine as a whole, and the agent itself: heartbeat, what it uses, and how its collectors fare."""
 
 import time
 from collections.abc import Callable
@@ -13,6 +13,8 @@ from edge_agent.statistics import Statistics
 # values come whenever they like.
 _OF_USERS = ("exec.", "execd.", "plugin.", "textfile", "http_input", "mqtt_input.")
 _COMING = ("execd.", "http_input", "mqtt_input.")
+_FIRST_PID = 1
+_HAS_FIRST_PID = not psutil.WINDOWS
 
 
 def uptime_seconds() -> float:
@@ -23,22 +25,31 @@ def uptime_seconds() -> float:
 
 
 class Host:
-    """`process` is the agent's psutil.Process, or what answers like it."""
+    """`process` is the agent's psutil.Process, or what answers like it, as `system` does like psutil."""
 
     def __init__(
-        self, statistics: Statistics, *, process: Any = None, uptime: Callable[[], float] = uptime_seconds
+        self,
+        statistics: Statistics,
+        *,
+        process: Any = None,
+        uptime: Callable[[], float] = uptime_seconds,
+        system: Any = psutil,
     ) -> None:
         self._statistics = statistics
+        self._system = system
         self._process = psutil.Process() if process is None else process
         self._uptime = uptime
         self._began = statistics.began(uptime())
 
-    def collect(self) -> dict[str, float]:
+    def collect(self) -> dict[str, float | None]:
         """All of it; the counts of collectors are those up to the tick before."""
         uptime = self._uptime()
         cpu = self._process.cpu_times()
-        found: dict[str, float] = {
+        found: dict[str, float | None] = {
             "host_uptime_seconds": uptime,
+            "host_boot_time_seconds": self._system.boot_time(),
+            "host_processes": self._processes(),
+            "host_users": len(self._system.users()),
             "agent_heartbeat_total": self._statistics.beat(),
             "agent_uptime_seconds": uptime - self._began,
             "agent_cpu_seconds_total": cpu.user + cpu.system,
@@ -51,3 +62,8 @@ class Host:
             if name.startswith(_COMING):
                 found[series("agent_collector_superseded_values_total", collector=name)] = counts.superseded_values
         return found
+
+    def _processes(self) -> int | None:
+        """How many there are; None where the system hides those of others, which the first process tells."""
+        pids = self._system.pids()
+        return len(pids) if _FIRST_PID in pids or not _HAS_FIRST_PID else None

@@ -18,6 +18,7 @@ _COUNTERS = {
     "network_receive_dropped_total": "dropin",
     "network_transmit_dropped_total": "dropout",
 }
+_BYTES_A_SECOND = 1_000_000 / 8  # in a megabit a second
 
 
 class Network:
@@ -27,9 +28,9 @@ class Network:
         self._config = config
         self._system = system
 
-    def collect(self) -> dict[str, float]:
-        """The counters of each interface, and whether it has a link."""
-        found: dict[str, float] = {}
+    def collect(self) -> dict[str, float | None]:
+        """The counters of each interface, whether it has a link, and how fast that is where the driver tells."""
+        found: dict[str, float | None] = {}
         links = self._system.net_if_stats()
         # Without `nowrap` psutil would keep adding up a counter that has begun again, and grow with every interface.
         for device, counts in self._system.net_io_counters(pernic=True, nowrap=False).items():
@@ -38,5 +39,7 @@ class Network:
             for metric, field in _COUNTERS.items():
                 found[series(metric, device=device)] = getattr(counts, field)
             if device in links:
+                speed = links[device].speed * _BYTES_A_SECOND  # 0: not known
                 found[series("network_up", device=device)] = float(links[device].isup)
+                found[series("network_speed_bytes_per_second", device=device)] = speed or None
         return found

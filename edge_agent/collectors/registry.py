@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from edge_agent.collectors.base import Collector, Group, Member
+from edge_agent.collectors.connections import Connections
 from edge_agent.collectors.containers.collector import Containers
 from edge_agent.collectors.cpu import Cpu
 from edge_agent.collectors.disk import Disk
@@ -51,6 +52,7 @@ def groups(config: Config, statistics: Statistics) -> tuple[Group, ...]:
     ]
     return (
         *together,
+        *_connections(config),
         *_what_runs(config),
         *_slow_sensors(config),
         *_textfile(config, statistics),
@@ -90,6 +92,14 @@ def _built_in(config: Config, statistics: Statistics) -> Iterator[tuple[float, M
 
 # What follows makes ticks of its own: it may be slow, which would hold up the tick of the others, and its keys may come
 # and go. What needs a library of its own, or is seldom wanted, is imported where it is.
+
+
+def _connections(config: Config) -> Iterator[Group]:
+    network = config.collectors.network
+    if network.enabled and network.connections_interval_seconds is not None:
+        interval_seconds = network.connections_interval_seconds
+        member = Member("network.connections", Connections())
+        yield Group(interval_seconds, _deadline_seconds(interval_seconds), (member,))
 
 
 def _what_runs(config: Config) -> Iterator[Group]:

@@ -13,6 +13,7 @@ import pytest
 from harness.tree import build_tree
 
 from edge_agent import dry_run
+from edge_agent.collectors.connections import Connections
 from edge_agent.collectors.cpu import Cpu
 from edge_agent.collectors.disk import Disk
 from edge_agent.collectors.host import Host
@@ -73,7 +74,7 @@ def machine_with_everything() -> SimpleNamespace:
         disk_partitions=lambda **_: [SimpleNamespace(device="/dev/sda", mountpoint="/", fstype="ext4", opts="rw")],
         disk_io_counters=lambda **_: {"sda": transfers},
         net_io_counters=lambda **_: {"eth0": packets},
-        net_if_stats=lambda: {"eth0": SimpleNamespace(isup=True)},
+        net_if_stats=lambda: {"eth0": SimpleNamespace(isup=True, speed=1000)},
         sensors_battery=lambda: SimpleNamespace(percent=50, secsleft=60, power_plugged=False),
     )
 
@@ -111,6 +112,7 @@ def test_catalogue_lists_exactly_what_the_collectors_send(tmp_path: Path) -> Non
             blocks=Path("/nonexistent"),
         ).collect(),
         Network(NetworkConfig(), system=system).collect(),
+        Connections().collect(),
         Temperature(classes=SYS_CLASSES / "raspberry_pi").collect(),
         Host(statistics).collect(),
         *sensors_of_every_kind(tmp_path),

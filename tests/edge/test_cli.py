@@ -74,7 +74,8 @@ def test_dry_run_as_json_has_ticks_as_the_wire_has_them() -> None:
     assert done.returncode == 0
     printed = json.loads(done.stdout)
     assert (printed["device"], printed["site"]) == ("pump-1", "default")
-    machine, boiler = printed["readings"]
+    machine, connections, boiler = printed["readings"]
+    assert {SeriesKey.parse(key).metric for key in connections["values"]} == {"network_connections"}
     assert boiler["values"] == {"boiler_temperature_celsius": 61.5}
     assert machine["values"]["agent_heartbeat_total"] == 1
     assert machine["values"]["cpu_usage_percent"] is not None

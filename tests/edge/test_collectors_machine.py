@@ -2,6 +2,7 @@
 
 import json
 import math
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,14 @@ import psutil
 import pytest
 
 from edge_agent.collectors.base import series
+from edge_agent.collectors.connections import Connections
 from edge_agent.collectors.cpu import Cpu
 from edge_agent.collectors.host import Host
 from edge_agent.collectors.memory import Memory
 from edge_agent.collectors.network import Network
 from edge_agent.collectors.temperature import Temperature
 from edge_agent.config import Network as NetworkConfig
+from edge_agent.errors import CollectorError
 from edge_agent.statistics import Statistics
 from telemetry_contract.series import MAX_KEY_CHARACTERS, SeriesKey
 
@@ -163,7 +166,7 @@ def test_memory_of_a_machine_without_swap_or_without_linux() -> None:
     assert "memory_buffers_bytes" not in found
 
 
-def network_of(config: NetworkConfig, **interfaces: int) -> Mapping[str, float]:
+def network_of(config: NetworkConfig, **interfaces: int) -> Mapping[str, float | None]:
     fields = ("bytes_recv", "bytes_sent", "packets_recv", "packets_sent", "errin", "errout", "dropin", "dropout")
     counts = {
         name: SimpleNamespace(**{field: base + place for place, field in enumerate(fields)})
@@ -175,7 +178,9 @@ def network_of(config: NetworkConfig, **interfaces: int) -> Mapping[str, float]:
         assert not nowrap
         return counts
 
-    links = {name: SimpleNamespace(isup=base % 2 == 0) for name, base in interfaces.items() if name != "gone0"}
+    links = {
+        name: SimpleNamespace(isup=base % 2 == 0, speed=base) for name, base in interfaces.items() if name != "gone0"
+    }
     return Network(
         config, system=SimpleNamespace(net_io_counters=net_io_counters, net_if_stats=lambda: links)
     ).collect()
@@ -192,7 +197,61 @@ def test_network() -> None:
         'network_receive_dropped_total{device="eth0"}': 106,
         'network_transmit_dropped_total{device="eth0"}': 107,
         'network_up{device="eth0"}': 1,
+        'network_speed_bytes_per_second{device="eth0"}': 12_500_000,
     }
+
+
+def test_network_speed_that_the_driver_does_not_tell_is_no_value() -> None:
+    found = network_of(NetworkConfig(), eth0=0)
+    assert found['network_speed_bytes_per_second{device="eth0"}'] is None
+
+
+# A line a socket, as the kernel writes it: slot, local and remote address, state, and more.
+PROC_NET = {
+    "tcp": ("0A", "01", "01", "06", "0C"),
+    "tcp6": ("0A", "08", "FF"),
+}
+
+
+def test_connections_are_counted_by_state(tmp_path: Path) -> None:
+    for name, states in PROC_NET.items():
+        lines = [f"   {i}: 0100007F:1F90 00000000:0000 {state} 00000000:00000000" for i, state in enumerate(states)]
+        (tmp_path / name).write_text("\n".join(["  sl  local_address rem_address   st tx_queue", *lines, ""]))
+    found = Connections(root=tmp_path).collect()
+    assert len(found) == 11
+    assert {key: value for key, value in found.items() if value} == {
+        'network_connections{state="established"}': 2,
+        'network_connections{state="syn_recv"}': 1,
+        'network_connections{state="time_wait"}': 1,
+        'network_connections{state="close_wait"}': 1,
+        'network_connections{state="listen"}': 2,
+    }
+    (tmp_path / "tcp6").unlink()
+    assert Connections(root=tmp_path).collect().keys() == found.keys()
+
+
+def test_connections_where_there_is_no_proc_are_those_of_psutil(tmp_path: Path) -> None:
+    states = ["ESTABLISHED", "ESTABLISHED", "LISTEN", "NONE"]
+    system = SimpleNamespace(
+        net_connections=lambda kind: [SimpleNamespace(status=it) for it in states if kind == "tcp"]
+    )
+    found = Connections(root=tmp_path, system=system).collect()
+    assert found['network_connections{state="established"}'] == 2
+    assert found['network_connections{state="listen"}'] == 1
+    assert sum(found.values()) == 3
+
+
+def test_connections_that_only_administrators_see_are_said_to_be_so(tmp_path: Path) -> None:
+    def refuse(kind: str) -> None:
+        raise psutil.AccessDenied(msg=kind)
+
+    with pytest.raises(CollectorError, match="administrators"):
+        Connections(root=tmp_path, system=SimpleNamespace(net_connections=refuse)).collect()
+
+
+def test_connections_on_this_machine_hold_a_socket_that_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)):
+        assert Connections().collect()['network_connections{state="listen"}'] >= 1
 
 
 def devices(found: Mapping[str, float | None]) -> set[str]:
@@ -234,9 +293,13 @@ def test_host_tells_uptime_heartbeat_the_agents_needs_and_how_collectors_fare() 
     process = SimpleNamespace(
         cpu_times=lambda: SimpleNamespace(user=1.5, system=0.25), memory_info=lambda: SimpleNamespace(rss=31_000_000)
     )
-    host = Host(statistics, process=process, uptime=lambda: next(uptimes))
+    system = SimpleNamespace(boot_time=lambda: 1.7e9, users=lambda: ["a", "a"], pids=lambda: [1, 2, 40])
+    host = Host(statistics, process=process, uptime=lambda: next(uptimes), system=system)
     assert host.collect() == {
         "host_uptime_seconds": 1005,
+        "host_boot_time_seconds": 1.7e9,
+        "host_processes": 3,
+        "host_users": 2,
         "agent_heartbeat_total": 1,
         "agent_uptime_seconds": 5,
         "agent_cpu_seconds_total": 1.75,
@@ -248,9 +311,21 @@ def test_host_tells_uptime_heartbeat_the_agents_needs_and_how_collectors_fare() 
     assert host.collect()["agent_heartbeat_total"] == 2
 
 
+@pytest.mark.skipif(psutil.WINDOWS, reason="the first process tells nothing there")
+def test_host_counts_no_processes_where_it_sees_only_some() -> None:
+    system = SimpleNamespace(boot_time=lambda: 1.7e9, users=list, pids=lambda: [40, 41])
+    found = Host(Statistics(), system=system).collect()
+    assert found["host_processes"] is None
+
+
 def test_host_on_this_machine_agrees_with_psutil() -> None:
     found = Host(Statistics()).collect()
-    assert found["host_uptime_seconds"] > 0
+    uptime, boot_time = found["host_uptime_seconds"], found["host_boot_time_seconds"]
+    assert uptime is not None
+    assert boot_time is not None
+    assert uptime > 0
+    assert boot_time == psutil.boot_time()
+    assert found["host_processes"] == pytest.approx(len(psutil.pids()), rel=0.5)
     rss = psutil.Process().memory_info().rss
     assert found["agent_resident_memory_bytes"] == pytest.approx(rss, rel=0.2)
 
