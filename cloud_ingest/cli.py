@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 import yaml
@@ -36,6 +36,8 @@ app = typer.Typer(
 )
 rejected_app = typer.Typer(help="Messages that could not be stored.", no_args_is_help=True)
 app.add_typer(rejected_app, name="rejected")
+notifications_app = typer.Typer(help="What is told to receivers, and what nobody took.", no_args_is_help=True)
+app.add_typer(notifications_app, name="notifications")
 thresholds_app = typer.Typer(help="What is worth telling somebody.", no_args_is_help=True)
 app.add_typer(thresholds_app, name="thresholds")
 
@@ -50,6 +52,8 @@ Device = Annotated[str | None, typer.Option(help="Only those of this device.")]
 Since = Annotated[
     str | None, typer.Option(help="Only those received since: 2026-11-20T23:39:00Z, or an offset from now like -2h.")
 ]
+Receiver = Annotated[str | None, typer.Option(help="Only those to this receiver.")]
+DeliveryState = Literal["waiting", "sent", "dead"]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Let the API listen where other machines reach it: it asks nobody for a key.")
 ]
@@ -133,11 +137,14 @@ def run(
 @app.command("check-config")
 def check_config(config_file: ConfigFile = None) -> None:
     """Check the configuration and the files it names, and print all that is in effect. Secrets are left out."""
+    from cloud_ingest.alerts.notify.sender import senders_of  # noqa: PLC0415
+
     with _told_to_people():
         config = load(config_file, os.environ)
         config.broker.password()
         if config.broker.tls is not None:
             config.broker.tls.context()
+        senders_of(config.notifications.receivers)
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
 
 
@@ -233,6 +240,45 @@ def rejected_replay(
                     if replayed.problem is not None:
                         print(f"{number}: {printable(replayed.problem)}")
         print(total)
+
+
+@notifications_app.command("list")
+def notifications_list(
+    config_file: ConfigFile = None,
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
+    before: Annotated[int | None, typer.Option(help="Only those with a lower number: the next page.")] = None,
+    state: Annotated[
+        DeliveryState | None, typer.Option(help="Only those that wait, were sent, or were given up.")
+    ] = None,
+    receiver: Receiver = None,
+) -> None:
+    """The newest messages to receivers, and what became of them."""
+    from cloud_ingest import notifications_report  # noqa: PLC0415
+    from cloud_ingest.store.deliveries import list_deliveries  # noqa: PLC0415
+
+    with _told_to_people(), _connection(config_file) as connection:
+        rows = list_deliveries(connection, state=state, receiver=receiver, before=before, limit=limit)
+        print(notifications_report.table(rows))
+
+
+@notifications_app.command("retry")
+def notifications_retry(
+    numbers: Annotated[list[int] | None, typer.Argument(help="As `notifications list` prints them.")] = None,
+    config_file: ConfigFile = None,
+    *,
+    receiver: Receiver = None,
+    all_: Annotated[bool, typer.Option("--all", help="All that there are.")] = False,
+) -> None:
+    """Try messages again that were given up. The worker sends them, each under the id that it had."""
+    from cloud_ingest.store.deliveries import retry  # noqa: PLC0415
+
+    with _told_to_people():
+        if not all_ and not numbers and receiver is None:
+            raise ConfigError("say which: numbers, --receiver, or --all")
+        with _connection(config_file) as connection:
+            count = retry(connection, numbers or None, receiver)
+        print(f"{count} messages are tried again" if count != 1 else "1 message is tried again")
 
 
 @thresholds_app.command("apply")

@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from cloud_ingest import config_source
+from cloud_ingest.alerts.notify.settings import Notifications
 from cloud_ingest.config_source import KeyPath, Settings
 from cloud_ingest.errors import ConfigError
 from cloud_ingest.foreign.settings import ForeignSource, Identifier
@@ -50,8 +51,14 @@ _PLAIN_WORDS: Final = {
     "float_parsing": "must be a number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
-    "union_tag_invalid": "has a format that is not known: it must be influx, json or sparkplug",
-    "union_tag_not_found": "has no format: it must be influx, json or sparkplug",
+    "list_type": "must be a list",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+}
+# Sections by name, each of a kind that one of its keys tells: where they are, that key, and the kinds.
+_ALTERNATIVES: Final = {
+    ("sources",): ("format", "influx, json or sparkplug"),
+    ("notifications", "receivers"): ("type", "webhook, email, alertmanager or apprise"),
 }
 
 
@@ -300,6 +307,7 @@ class Worker(_Section):
     interval_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = 60
     late_quiet_seconds: Annotated[float, Field(ge=0, le=3_600, allow_inf_nan=False)] = 10
     liveness: Liveness = Liveness()
+    metrics_listen: Listen | None = None
 
 
 class Api(_Section):
@@ -325,6 +333,7 @@ class Config(_Section):
     sources: dict[Identifier, ForeignSource] = {}
     retention: Retention = Retention()
     derived: Derived = Derived()
+    notifications: Notifications = Notifications()
     worker: Worker = Worker()
     api: Api = Api()
     logging: Logging = Logging()
@@ -361,16 +370,34 @@ def _problem(error: ErrorDetails, settings: Settings) -> str:
     where = "" if origin is None else f" ({origin})"
     if error["type"] in ("extra_forbidden", "invalid_key"):
         return f"{key} is not a known key{_suggestion(path)}{where}"
-    what = _PLAIN_WORDS.get(error["type"]) or error["msg"].replace("Input should be ", "must be ")
+    what = (
+        _alternative_problem(error)
+        or _PLAIN_WORDS.get(error["type"])
+        or error["msg"].replace("Input should be ", "must be ")
+    )
     value = error["input"]
-    got = "" if path[:1] == ("database_url",) or isinstance(value, dict | BaseModel) else f", got {value!r:.200}"
+    secret = path[-1:] in (("database_url",), ("url",))
+    got = "" if secret or isinstance(value, dict | BaseModel) else f", got {value!r:.200}"
     return f"{key} {what}{got}{where}".lstrip()
+
+
+def _alternative_problem(error: ErrorDetails) -> str | None:
+    """What is wrong with the key that tells the kind of a section; None where something else is."""
+    for above, (key, kinds) in _ALTERNATIVES.items():
+        if tuple(error["loc"][: len(above)]) == above:
+            if error["type"] == "union_tag_invalid":
+                return f"has a {key} that is not known: it must be {kinds}"
+            if error["type"] == "union_tag_not_found":
+                return f"has no {key}: it must be {kinds}"
+    return None
 
 
 def _written_path(location: tuple[int | str, ...]) -> KeyPath:
     """The keys of `location` as a person writes them, without the names of alternatives that pydantic adds."""
-    if location[:1] == ("sources",):  # by name, each of a kind that its format tells
-        return tuple(map(str, (*location[:2], *location[3:])))
+    for above in _ALTERNATIVES:
+        depth = len(above) + 1  # with the name; behind it pydantic has the kind
+        if location[: depth - 1] == above:
+            return tuple(map(str, (*location[:depth], *location[depth + 1 :])))
     path: KeyPath = ()
     section: Any = Config
     for part in location:

@@ -3,17 +3,23 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Final
 
+from prometheus_client import start_http_server
+
 from cloud_ingest.config import Config
-from cloud_ingest.errors import StoreUnavailable
+from cloud_ingest.errors import ConfigError, StoreUnavailable
 from cloud_ingest.store.database import Connection, connect, server_time_ms
 from cloud_ingest.store.migrate import require_current
+from cloud_ingest.worker.dispatcher import Dispatcher
 from cloud_ingest.worker.late_judge import LateJudge
 from cloud_ingest.worker.liveness_watch import LivenessWatch
+from cloud_ingest.worker.metrics import WorkerMetrics
 from cloud_ingest.worker.status_listener import StatusListener
+from cloud_ingest.worker.telling import Telling
 from cloud_ingest.worker.upkeep import Upkeep
 
 _STOP_NOTICED_SECONDS: Final = 0.5
@@ -28,20 +34,37 @@ def run(config: Config, stop: threading.Event) -> int:
 
     Raises ConfigError or SchemaNotReady. A broker or a database that is away is waited for.
     """
+    metrics = WorkerMetrics()
+    telling = Telling(config, Dispatcher(config.notifications, metrics))
     listener = StatusListener(config.broker)
     watch = LivenessWatch(config, listener.is_listening)
-    listener.start()
-    try:
-        with ThreadPoolExecutor(1, "liveness") as threads:
-            watching = threads.submit(watch.run, stop)
+    with ExitStack() as cleanup:
+        if (listen := config.worker.metrics_listen) is not None:
             try:
-                _work_on(listener, config, stop)
-            finally:
-                stop.set()
-        watching.result()
-    finally:
-        listener.close()
+                server, _ = start_http_server(listen.port, listen.host, metrics.registry)
+            except OSError as exc:
+                raise ConfigError(f"worker.metrics_listen {listen}: {exc.strerror}") from exc
+            cleanup.callback(server.server_close)
+            cleanup.callback(server.shutdown)
+        listener.start()
+        cleanup.callback(listener.close)
+        threads = cleanup.enter_context(ThreadPoolExecutor(2, "worker"))
+        others = [threads.submit(_until_it_fails, each, stop) for each in (watch.run, telling.run)]
+        try:
+            _work_on(listener, config, stop)
+        finally:
+            stop.set()
+        for each in others:
+            each.result()
     return 0
+
+
+def _until_it_fails(run: Callable[[threading.Event], None], stop: threading.Event) -> None:
+    """In a thread of the worker's: where this ends with an error, so does the worker."""
+    try:
+        run(stop)
+    finally:
+        stop.set()
 
 
 def _work_on(listener: StatusListener, config: Config, stop: threading.Event) -> None:

@@ -350,3 +350,56 @@ def test_source_that_can_not_be_used_is_named_with_its_key(tmp_path: Path, sourc
     text = refusal(write(tmp_path, f"database_url: {URL}\nsources:\n  telegraf: {source}\n"), {})
     assert told in text
     assert "line 3" in text
+
+
+@pytest.mark.parametrize(
+    ("receiver", "told"),
+    [
+        ("{type: pigeon}", "ops has a type that is not known: it must be webhook, email, alertmanager or apprise"),
+        ("{url: 'https://h'}", "ops has no type: it must be webhook, email, alertmanager or apprise"),
+        ("{type: webhook}", "ops must have one of url and url_file"),
+        ("{type: webhook, url: 'ftp://h/secret-word'}", "ops.url must be a URL like https://host.example/path"),
+        ("{type: webhook, url: 'https://h/secret-word', link: 1}", "ops.link is not a known key"),
+        ("{type: webhook, url: 'https://h', group_by: [color]}", "ops.group_by.0 must be 'site', 'device',"),
+        (
+            "{type: webhook, url: 'https://h', match: {min_severity: bad}}",
+            "ops.match.min_severity must be 'warning' or",
+        ),
+        ("{type: webhook, url: 'https://h', rate_limit: {messages: 0, seconds: 1}}", "ops.rate_limit.messages must be"),
+        ("{type: email, host: h, sender: me, to: [a@b]}", "ops.sender must be an address like alerts@example.org"),
+        ("{type: email, host: h, sender: a@b, to: []}", "ops.to "),
+        ("{type: email, host: h, sender: a@b, to: [a@b], username: u, security: none}", "ops must be starttls or tls"),
+        ("{type: apprise}", "ops.url_file is missing"),
+    ],
+)
+def test_receiver_that_can_not_be_used_is_named_with_its_key(tmp_path: Path, receiver: str, told: str) -> None:
+    file = write(tmp_path, f"database_url: {URL}\nnotifications:\n  receivers:\n    ops: {receiver}\n")
+    text = refusal(file, {})
+    assert f"notifications.receivers.{told}" in text
+    assert "line 4" in text or "is missing" in text
+
+
+def test_the_receivers_that_the_sample_shows_are_what_the_section_takes() -> None:
+    lines = SAMPLE.read_text(encoding="utf-8").splitlines()
+    start = lines.index("  # receivers:")
+    shown = []
+    for line in lines[start:]:
+        if not line.startswith("  #"):
+            break
+        shown.append(line.removeprefix("  # "))
+    receivers = yaml.safe_load("\n".join(shown))["receivers"]
+    config = load(None, DATABASE)
+    changed = Config.model_validate(
+        {"database_url": URL, "notifications": {**config.notifications.model_dump(), "receivers": receivers}}
+    )
+    by_type = {it.type: it for it in changed.notifications.receivers.values()}
+    assert set(by_type) == {"webhook", "email", "alertmanager", "apprise"}
+    # Of each type the sample has every key, but that of which it shows the other, and what all receivers have
+    common = {"match", "group_by", "group_wait_seconds", "rate_limit"}
+    everything = [set(type(it).model_fields) - common - {"url_file"} for it in by_type.values()]
+    for keys, receiver in zip(everything, receivers.values(), strict=True):
+        missing = (
+            keys - set(receiver) - ({"secret_file", "allow_private"} if receiver["type"] == "alertmanager" else set())
+        )
+        assert not missing
+    assert common <= set(receivers["operations"])

@@ -3,14 +3,15 @@
 import hashlib
 import hmac
 import json
-import threading
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from harness.ports import free_port
+from harness.web import Web, web
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,48 +50,6 @@ ALERT = Alert(
 NOTIFICATION = Notification(
     id=UUID(int=5), kind=Kind.FIRING, at=AT, title="boiler-hot: 93.5", text="It is hot.\nVery.", alert=ALERT
 )
-
-
-@dataclass
-class Web:
-    """A server that answers as told and keeps what it was sent."""
-
-    url: str = ""
-    status: int = 204
-    headers: dict[str, str] = field(default_factory=dict)
-    seen: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
-
-
-@contextmanager
-def web() -> Iterator[Web]:
-    state = Web()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            state.seen.append((self.path, dict(self.headers), body))
-            self.send_response(state.status)
-            for name, value in state.headers.items():
-                self.send_header(name, value)
-            if state.status != 204:
-                self.send_header("Content-Length", "7")
-            self.end_headers()
-            if state.status != 204:
-                self.wfile.write(b"because")
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
-        yield state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture
@@ -126,6 +86,25 @@ def test_a_second_delivery_has_the_same_id_and_body(site: Web) -> None:
     first, second = site.seen
     assert first[2] == second[2]
     assert first[1]["Telemetry-Notification-Id"] == second[1]["Telemetry-Notification-Id"]
+
+
+def test_the_documented_check_takes_what_is_genuine_and_nothing_else(site: Web) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text(encoding="utf-8")
+    [example] = [it for it in re.findall(r"```python\n(.*?)```", document, re.DOTALL) if "is_genuine" in it]
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102 - our own documentation
+    is_genuine = names["is_genuine"]
+    Webhook(target(site), b"shared").send(NOTIFICATION)
+    Webhook(target(site), b"shared", clock=lambda: time.time() - 3_600).send(NOTIFICATION)
+    [(_, headers, body), (_, old_headers, old_body)] = site.seen
+    header = headers["Telemetry-Signature"]
+    assert is_genuine(b"shared", header, body)
+    assert not is_genuine(b"other", header, body)
+    assert not is_genuine(b"shared", header, body + b" ")
+    assert not is_genuine(b"shared", header.replace("t=1", "t=2"), body)
+    assert not is_genuine(b"shared", old_headers["Telemetry-Signature"], old_body)
+    for broken in ("", "t=", "v1=x", "t=x,v1=x", f"t={int(time.time())}", f"t={int(time.time())},v1=é"):
+        assert not is_genuine(b"shared", broken, body)
 
 
 def test_without_a_secret_nothing_is_signed(site: Web) -> None:
