@@ -1,6 +1,8 @@
 """GET /api/v1/metrics/current."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Annotated
 
 import msgspec
@@ -72,17 +74,22 @@ def router(pool: ReadPool, kept: timedelta) -> APIRouter:
         more = len(rows) > query.limit
         rows = rows[: query.limit]
         next_ = encode_cursor(rows[-1].device, rows[-1].key) if more else None
-        return json_answer(request, {"items": [_item(row) for row in rows], "next": next_})
+        return json_answer(request, {"items": _items(rows), "next": next_})
 
     return routes
 
 
-def _item(row: CurrentRow) -> dict[str, object]:
-    return {
-        "device": row.device,
-        "metric": row.metric,
-        "labels": msgspec.Raw(row.labels.encode()),
-        "unit": row.unit,
-        "time": format_time(row.time),
-        "value": row.value,
-    }
+def _items(rows: Sequence[CurrentRow]) -> list[dict[str, object]]:
+    """A fleet has few times and sets of labels, a device's series one time: each is written once."""
+    time_of, labels_of = cache(format_time), cache(lambda text: msgspec.Raw(text.encode()))
+    return [
+        {
+            "device": device,
+            "metric": metric,
+            "labels": labels_of(labels),
+            "unit": unit,
+            "time": time_of(time),
+            "value": value,
+        }
+        for device, _, metric, labels, unit, time, value in rows
+    ]

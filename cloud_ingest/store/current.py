@@ -75,4 +75,4 @@ def current_values(
             "limit": limit,
         },
     ).fetchall()
-    return [CurrentRow(*row) for row in rows]
+    return list(map(CurrentRow._make, rows))
