@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from psycopg import errors as pg
 from psycopg import sql
 
+from cloud_ingest.store.columnstore import wording_of
 from cloud_ingest.store.database import Connection
 from cloud_ingest.store.tiers import RAW, Tier
 
@@ -29,7 +30,7 @@ class ServerKind(StrEnum):
 
 
 class Partitions(Protocol):
-    """The pieces of a tier. All methods run in transactions of their own on an autocommit connection."""
+    """The pieces of a tier. Methods run in transactions of their own on an autocommit connection, or say so."""
 
     def cover(self, connection: Connection, times_ms: Iterable[int]) -> None:
         """Rows of these times can be stored once this returned."""
@@ -44,7 +45,13 @@ class Partitions(Protocol):
         """
 
     def compress_before(self, connection: Connection, time_ms: int) -> None:
-        """Moves pieces that lie wholly before the time to a columnstore, where the server has one."""
+        """Moves pieces that lie wholly before the time to a columnstore, where the server has one.
+
+        What came late into one that was moved before is moved too.
+        """
+
+    def allow_changes(self, connection: Connection) -> None:
+        """Until the transaction ends, which the caller has begun, any number of rows may be changed in any piece."""
 
 
 def available_kind(connection: Connection) -> ServerKind:
@@ -94,27 +101,29 @@ class Hypertable:
         return [row[0] for row in rows]
 
     def compress_before(self, connection: Connection, time_ms: int) -> None:
-        """Compresses the chunks that lie wholly before the time, where the edition can: the community's alone."""
-        row = connection.execute(
-            "select compression_enabled from timescaledb_information.hypertables"
-            " where current_setting('timescaledb.license', true) = 'timescale'"
-            "  and format('%%I.%%I', hypertable_schema, hypertable_name)::regclass = %s::regclass",
-            [self._table],
-        ).fetchone()
-        if row is None:
+        """Moves the chunks that lie wholly before the time to the columnstore, where the edition has one."""
+        wording = wording_of(connection)
+        if wording is None:
             return
-        if not row[0]:
-            connection.execute(
-                sql.SQL(
-                    "alter table {} set (timescaledb.compress,"
-                    " timescaledb.compress_segmentby = 'device_id, layout_id', timescaledb.compress_orderby = 'time')"
-                ).format(sql.SQL(self._table))
-            )
-        # What came late into a compressed chunk is compressed anew by the same call.
-        connection.execute(
-            "select compress_chunk(chunk, if_not_compressed => true)"
-            " from show_chunks(%s, older_than => %s::timestamptz) as chunk",
+        ((enabled,),) = connection.execute(
+            "select compression_enabled from timescaledb_information.hypertables"
+            " where format('%%I.%%I', hypertable_schema, hypertable_name)::regclass = %s::regclass",
+            [self._table],
+        ).fetchall()
+        if not enabled:
+            connection.execute(wording.enabling(sql.SQL(self._table)))
+        chunks = connection.execute(
+            "select chunk::text from show_chunks(%s, older_than => %s::timestamptz) as chunk",
             [self._table, _time(time_ms)],
+        ).fetchall()
+        for (chunk,) in chunks:
+            connection.execute(wording.moving, {"chunk": chunk})
+
+    def allow_changes(self, connection: Connection) -> None:
+        """Lifts the bound on how many rows of the columnstore a statement may change, where the server has one."""
+        connection.execute(
+            "select set_config(name, '0', true) from pg_settings"
+            " where name = 'timescaledb.max_tuples_decompressed_per_dml_transaction'"
         )
 
 
@@ -161,6 +170,9 @@ class NativePartitions:
 
     def compress_before(self, connection: Connection, time_ms: int) -> None:
         """Nothing to do: there is no columnstore."""
+
+    def allow_changes(self, connection: Connection) -> None:
+        """Nothing to do: all pieces are alike."""
 
     def _partitions(self, connection: Connection) -> list[tuple[int, str]]:
         rows = connection.execute(

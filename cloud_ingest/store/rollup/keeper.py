@@ -132,6 +132,7 @@ class TierKeeper:
         with self._connection.transaction():
             if not self._leads(state):
                 return False
+            self._partitions[tier].allow_changes(self._connection)
             # First the marks: whoever stores something from now on leaves a new one
             self._forget(marks)
             source_floor = state.floors[tier.level - 1]
