@@ -61,6 +61,18 @@ class Heard:
     silence_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class LastSample:
+    """What is known of a firing series: whether its device is there, and the time of its newest value.
+
+    `rule_silence_ms` is None where silence makes nothing unknown, as the no-data rule of the threshold says.
+    """
+
+    online: bool
+    seen_ms: int
+    rule_silence_ms: int | None
+
+
 class Presence(NamedTuple):
     """How a device is; `since_ms` is when it was last heard of where it is away."""
 
@@ -101,3 +113,13 @@ def _left(heard: Heard) -> bool:
 
 def _knows(hearing: Hearing | None, patience_ms: int, now_ms: int) -> bool:
     return hearing is not None and hearing.lasts(now_ms) and now_ms - hearing.since_ms > patience_ms
+
+
+def is_unknown(last: LastSample, ears: Ears, grace_ms: int, now_ms: int) -> str | None:
+    """Why nobody knows how a firing series is: `offline` or `silent`; None where it is known, or nobody can say yet."""
+    if not last.online:
+        return "offline"
+    if last.rule_silence_ms is None or now_ms - last.seen_ms <= last.rule_silence_ms:
+        return None
+    patience_ms = max(grace_ms, last.rule_silence_ms)
+    return "silent" if _knows(ears.readings, patience_ms, now_ms) else None

@@ -32,7 +32,7 @@ _OPEN: Final = sql.SQL(_TOLD).format(
 # Of the episode of a series that is open; there is at most one
 _CHANGE: Final = (
     "update telemetry.alert set {} where device_id = %(device)s and threshold_id = %(threshold)s and key_id = %(key)s"
-    " and ended_at is null"
+    " and ended_at is null and not no_data"
 )
 _ESCALATE: Final = sql.SQL(_TOLD).format(sql.SQL(_CHANGE).format(sql.SQL("severity = %(severity)s")))
 _END: Final = sql.SQL(_TOLD).format(

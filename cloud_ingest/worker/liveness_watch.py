@@ -1,4 +1,4 @@
-"""Says that statuses are heard, and looks which devices are there; of several workers one looks."""
+"""Says that statuses are heard, and looks at who is there and what is known of alerts; of several workers one looks."""
 
 import logging
 import threading
@@ -14,6 +14,8 @@ from cloud_ingest.store.hearing import BEAT_SECONDS, STATUSES, beat
 from cloud_ingest.store.lease import Lease
 from cloud_ingest.store.liveness import LivenessRules, look_at_devices
 from cloud_ingest.store.migrate import require_current
+from cloud_ingest.store.unheard_alerts import look_at_alerts
+from cloud_ingest.store.withdrawn_alerts import Withdrawals
 
 _RETRY_SECONDS: Final = 2.0
 
@@ -39,6 +41,7 @@ class LivenessWatch:
         self._interval_seconds = config.worker.liveness.interval_seconds
         self._rules = rules_of(config.worker.liveness)
         self._is_listening = is_listening
+        self._withdrawals = Withdrawals()
         self._lease = Lease(self._url, "liveness")
 
     def run(self, stop: threading.Event) -> None:
@@ -70,6 +73,12 @@ class LivenessWatch:
             if now >= look_due:
                 look_due = now + self._interval_seconds
                 if self._lease.is_held() or self._lease.take():
-                    told = look_at_devices(connection, self._rules)
-                    if told:
-                        log.info("%d changes of what devices and sites are there", told)
+                    self._look(connection)
+
+    def _look(self, connection: Connection) -> None:
+        if told := look_at_devices(connection, self._rules):
+            log.info("%d changes of which devices and sites are there", told)
+        if unknown := look_at_alerts(connection, self._rules.grace_ms):
+            log.info("%d alerts became unknown, or known again", unknown)
+        if withdrawn := self._withdrawals.look(connection):
+            log.info("%d alerts withdrawn, for which there is no threshold any more", withdrawn)
