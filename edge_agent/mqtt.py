@@ -33,7 +33,9 @@ LONGEST_PAUSE_SECONDS: Final = 30.0
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
 _STABLE_SECONDS: Final = 10.0
 _SUSPICIOUS_CONNECTIONS: Final = 4
-_STEP_SECONDS: Final = 1.0
+# How often certificate files are looked at, and in which part of a keepalive whether paho is to ping.
+_LOOK_SECONDS: Final = 1.0
+_LOOK_KEEPALIVES: Final = 1 / 8
 # paho pings after one keepalive without a packet. No answer for another half of one: nobody is there any more.
 _SILENT_KEEPALIVES: Final = 1.5
 _GOODBYE_SECONDS: Final = 2.0
@@ -196,7 +198,10 @@ class Link:
         self._refused = False
         closing_until = None
         self._heard_at = time.monotonic()
-        misc_due = self._heard_at + _STEP_SECONDS
+        look_seconds = _LOOK_KEEPALIVES * self._broker.keepalive_seconds
+        if self._broker.tls is not None:
+            look_seconds = min(look_seconds, _LOOK_SECONDS)
+        look_due = self._heard_at + look_seconds
         while (sock := client.socket()) is not None:
             now = time.monotonic()
             if closing_until is None and (self._closing.is_set() or self._dropping.is_set()):
@@ -205,17 +210,24 @@ class Link:
             if closing_until is not None and now >= closing_until:
                 sock.close()
                 return
-            failed = self._step(client, sock)
-            if not failed and now >= misc_due:
-                misc_due = now + _STEP_SECONDS
+            due = min(look_due, self._silent_at, closing_until or look_due)
+            failed = self._step(client, sock, max(0.0, due - now))
+            now = time.monotonic()
+            if not failed and now >= look_due:
+                look_due = now + look_seconds
                 failed = client.loop_misc()
                 self._renew_certificates()
-            if failed or self._is_silent(time.monotonic()):
+            if failed or self._is_silent(now):
                 return
+
+    @property
+    def _silent_at(self) -> float:
+        """When the other end will have been silent for too long."""
+        return self._heard_at + _SILENT_KEEPALIVES * self._broker.keepalive_seconds
 
     def _is_silent(self, now: float) -> bool:
         """Whether the other end has been silent for too long; then it says so."""
-        silent = now - self._heard_at >= _SILENT_KEEPALIVES * self._broker.keepalive_seconds
+        silent = now >= self._silent_at
         if silent:
             self._report_down(f"it has been silent for {_SILENT_KEEPALIVES:g} keepalives")
         return silent
@@ -237,12 +249,12 @@ class Link:
         log.info("the files of broker.tls have changed: connecting anew")
         self._dropping.set()
 
-    def _step(self, client: paho.Client, sock: Any) -> MQTTErrorCode:
-        """Waits for the socket or for other threads, then reads and writes what is possible."""
+    def _step(self, client: paho.Client, sock: Any, timeout_seconds: float) -> MQTTErrorCode:
+        """Waits for the socket or for other threads, so long at most, then reads and writes what is possible."""
         pending = getattr(sock, "pending", lambda: 0)() > 0  # what TLS has read ahead of select
         writers = [sock] if client.want_write() else []
         readable, writable, _ = select.select(
-            [sock, self._wake_reader], writers, [], 0.0 if pending else _STEP_SECONDS / 2
+            [sock, self._wake_reader], writers, [], 0.0 if pending else timeout_seconds
         )
         if self._wake_reader in readable:
             with contextlib.suppress(BlockingIOError):

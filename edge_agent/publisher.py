@@ -37,6 +37,7 @@ MAX_MESSAGE_BYTES: Final = 262_144
 STATUS_INTERVAL_SECONDS: Final = 60.0
 MAX_QUEUED_ACKS: Final = 1_000
 _STEP_SECONDS: Final = 1.0
+_REST_SECONDS: Final = 10.0
 _GOODBYE_SECONDS: Final = 1.0
 _TOPIC_BYTES: Final = 1_024
 _RECENT_TICKS: Final = 1_000
@@ -130,7 +131,7 @@ class Publisher:
             0,
             outbox.depth + outbox.waiting,
         )  # of so many appended ones and what was there before, so many are held
-        self._progress_at = time.monotonic()
+        self._busy_since: float | None = time.monotonic()  # None while it waits for something to do
         # The thread's own.
         self._timestamps: Timestamps = Trusting() if timestamps is None else timestamps
         self._newest_due = 0.0
@@ -207,14 +208,15 @@ class Publisher:
         """What keeps it from its work, for a watchdog and for people; None while all is well."""
         if not self._thread.is_alive():
             return "the publisher has ended"
-        late_seconds = time.monotonic() - self._progress_at
-        return f"the publisher has been busy for {late_seconds:.0f} s" if late_seconds > grace_seconds else None
+        since = self._busy_since
+        busy_seconds = 0.0 if since is None else time.monotonic() - since
+        return f"the publisher has been busy for {busy_seconds:.0f} s" if busy_seconds > grace_seconds else None
 
     def _run(self) -> None:
         try:
             self._guarded(self._remember_recent)
             while not self._is_done(time.monotonic()):
-                self._turn(self._next(self._timeout))
+                self._turn(self._next(self._wait_seconds(time.monotonic())))
             self._finish()
         except Exception:
             log.critical("the publisher failed", exc_info=True)
@@ -225,9 +227,12 @@ class Publisher:
     def _next(self, timeout_seconds: float) -> list[Reading | Event | Identity | _Proof | _Stop]:
         """What has arrived, after waiting for it at most so long."""
         arrived: list[Reading | Event | Identity | _Proof | _Stop] = []
+        self._busy_since = None
         with contextlib.suppress(Empty):
             arrived.append(self._queue.get(timeout=timeout_seconds))
-            while len(arrived) < _MAX_ARRIVED:
+        self._busy_since = time.monotonic()
+        with contextlib.suppress(Empty):
+            while arrived and len(arrived) < _MAX_ARRIVED:
                 arrived.append(self._queue.get_nowait())
         return arrived
 
@@ -239,11 +244,30 @@ class Publisher:
         if self._shelter is not None and self._shelter.disk is not None:
             held += self._shelter.disk.depth + self._shelter.disk.waiting
         self._accounted = (self._taken, held)
-        self._progress_at = time.monotonic()
-        if self._progress_at >= self._report_due:
-            self._report_due = self._progress_at + _STEP_SECONDS
+        now = time.monotonic()
+        if now >= self._report_due or self._at_rest():
+            self._report_due = now + _STEP_SECONDS
             with contextlib.suppress(OutboxError):  # the next turn meets it too
                 self._report = self._reported()
+
+    def _wait_seconds(self, now: float) -> float:
+        """How long nothing is due, unless something arrives."""
+        if not self._at_rest():
+            return self._timeout
+        due = now + _REST_SECONDS
+        if self._connection is not None:
+            due = min(due, self._status_due)
+        if self._unflushed_since is not None:
+            due = min(due, self._unflushed_since + self._config.outbox.flush_after_seconds)
+        return max(0.0, max(due, self._maintenance_due) - now)
+
+    def _at_rest(self) -> bool:
+        """Whether nothing waits for a confirmation, the disk, the time or the end."""
+        if self._stop_at is not None or self._shelter is not None or self._disk_fails or self._unsettled:
+            return False
+        if self._intake.waiting or self._untimed.waiting or self._outbox.waiting or not self._timestamps.settled:
+            return False
+        return self._connection is None or (self._outbox.depth == 0 and self._window.at_rest)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Does what needs the outbox, and survives a disk that does not play along."""

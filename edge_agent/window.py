@@ -113,6 +113,11 @@ class Window:
         return sum(len(lane.messages) for lane in self._lanes.values())
 
     @property
+    def at_rest(self) -> bool:
+        """Whether nothing is on its way, status messages included."""
+        return not self._unacknowledged and not self.in_flight
+
+    @property
     def unconfirmed(self) -> Container[int]:
         """The ticks that are on their way, as they change."""
         return self._in_flight

@@ -107,6 +107,21 @@ def test_a_tick_is_delivered_and_leaves_the_outbox_with_its_commit_ack(edge: Edg
     edge.wait_delivered()
 
 
+def test_with_nothing_to_do_it_sleeps_and_what_it_reports_is_up_to_date(edge: Edge, cloud: Committer) -> None:
+    edge.start()
+    publisher = edge.publisher
+    assert publisher is not None
+    edge.measure()
+    cloud.wait_for(1)
+    edge.wait_delivered()
+    until(lambda: publisher.report.counts.ticks_confirmed == 1 and publisher.report.in_flight == 0, 20, "the report")
+    until(publisher._at_rest, 20, "no more to do")  # noqa: SLF001 - it shows in CPU time alone
+    assert 1.0 < publisher._wait_seconds(time.monotonic()) <= 10.0  # noqa: SLF001
+    until(lambda: publisher.stalled(grace_seconds=0.0) is None, 20, "it to wait")
+    edge.measure()
+    cloud.wait_for(2)
+
+
 def test_only_a_tick_that_was_measured_afterwards_is_a_proof(edge: Edge, cloud: Committer) -> None:
     proofs: list[str] = []
     cloud.acknowledging = False

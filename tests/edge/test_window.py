@@ -169,6 +169,21 @@ def test_a_message_holds_no_more_ticks_than_fit() -> None:
     assert edge.pump() == [[7], [1, 2, 3], [4, 5, 6]]
 
 
+def test_it_is_at_rest_once_the_broker_and_the_cloud_have_answered_everything() -> None:
+    edge = Edge()
+    edge.window.connect(10)
+    status = edge.window.status_sent(edge.now)
+    assert not edge.window.at_rest
+    edge.window.acknowledged(edge.now, status)
+    assert edge.window.at_rest
+    edge.append()
+    edge.pump()
+    edge.puback()
+    assert not edge.window.at_rest
+    edge.confirm(1)
+    assert edge.window.at_rest
+
+
 def test_the_receive_maximum_of_the_broker_is_kept_with_room_for_live_and_status() -> None:
     edge = Edge(messages=100, ticks=1)
     edge.append(count=50)
