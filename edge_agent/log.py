@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from edge_agent.config import Logging
 from edge_agent.errors import ConfigError
-from edge_agent.log_file import LogFile
 from edge_agent.repetition import Repetition
 
 _OF_EVERY_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -89,6 +88,8 @@ def _outputs(config: Logging) -> list[logging.Handler]:
 
 
 def _files(config: Logging, directory: Path) -> list[logging.Handler]:
+    from edge_agent.log_file import LogFile  # noqa: PLC0415 - which costs memory, and few agents log to files
+
     outputs: list[logging.Handler] = []
     try:
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)

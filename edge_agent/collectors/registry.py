@@ -10,12 +10,9 @@ from edge_agent.collectors.connections import Connections
 from edge_agent.collectors.containers.collector import Containers
 from edge_agent.collectors.cpu import Cpu
 from edge_agent.collectors.disk import Disk
-from edge_agent.collectors.exec import Exec
-from edge_agent.collectors.execd import FIRST_WAIT_SECONDS, Execd
 from edge_agent.collectors.host import Host
 from edge_agent.collectors.memory import Memory
 from edge_agent.collectors.network import Network
-from edge_agent.collectors.processes import Processes
 from edge_agent.collectors.sensors.battery import Battery
 from edge_agent.collectors.sensors.hwmon import Hwmon
 from edge_agent.collectors.sensors.iio import Iio
@@ -105,6 +102,8 @@ def _connections(config: Config) -> Iterator[Group]:
 def _what_runs(config: Config) -> Iterator[Group]:
     processes, containers = config.collectors.processes, config.collectors.containers
     if processes.enabled:
+        from edge_agent.collectors.processes import Processes  # noqa: PLC0415
+
         interval_seconds = processes.interval_seconds or config.sampling.interval_seconds
         yield Group(interval_seconds, _deadline_seconds(interval_seconds), (Member("processes", Processes(processes)),))
     if containers.enabled:
@@ -153,6 +152,8 @@ def _programs(config: Config, statistics: Statistics) -> Iterator[Group]:
     if config.collectors.exec:
         _need_process_groups("exec")
     for program in config.collectors.exec:
+        from edge_agent.collectors.exec import Exec  # noqa: PLC0415
+
         name = f"exec.{program.name}"
         collector: Collector = Exec(program, partial(statistics.rejected, name))
         interval_seconds = program.interval_seconds or config.sampling.interval_seconds
@@ -164,6 +165,8 @@ def _running_programs(config: Config, statistics: Statistics) -> Iterator[Group]
     if config.collectors.execd:
         _need_process_groups("execd")
     for program in config.collectors.execd:
+        from edge_agent.collectors.execd import FIRST_WAIT_SECONDS, Execd  # noqa: PLC0415
+
         name = f"execd.{program.name}"
         collector = Execd(program, partial(statistics.rejected, name), partial(statistics.superseded, name))
         interval_seconds = program.interval_seconds or config.sampling.interval_seconds
