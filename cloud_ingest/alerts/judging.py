@@ -1,19 +1,22 @@
 """A batch of ticks judged: what the machine says of each series, without running it where nothing happens.
 
-A series that is ok and sees nothing beyond a level stays ok: only its newest time moves, which is kept once for all
-series of a layout of a device. So the machine runs only for series that are pending or firing, and for those that see
-a value beyond a level; `tests/cloud/test_alert_judging.py` shows that this equals running it for every sample.
+A series that is ok and sees nothing beyond a level stays ok. So devices of which nothing is pending or firing, and that
+sent nothing beyond a level, are not looked at any further (`concerned`). Of the others the machine runs only for series
+that are pending or firing, and for those that see a value beyond a level. `tests/cloud/test_alert_judging.py` shows
+that this equals running it for every sample.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from cloud_ingest.alerts.machine import State, Transition, advance
 from cloud_ingest.alerts.plan import Floats, Integers, Plan, Watch
+
+_NEVER_MS: Final = -1
 
 
 class Watched(NamedTuple):
@@ -36,6 +39,11 @@ class Ticks:
     device_ids: Integers
     times_ms: Integers
     samples: Floats
+
+    def of(self, devices: Collection[int]) -> "Ticks":
+        """Those of some devices."""
+        rows = np.isin(self.device_ids, list(devices))
+        return Ticks(self.layout_id, self.plan, self.device_ids[rows], self.times_ms[rows], self.samples[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,16 @@ class Judged:
     too_old: dict[int, int] = field(default_factory=dict)
     withdrawn: list[Watched] = field(default_factory=list)
 
+    @property
+    def touched_ms(self) -> dict[int, int]:
+        """Up to when anything of a device was pending or firing, in this batch."""
+        times = [(it.device_id, state.time_ms or 0) for it, state in self.states.items()]
+        times += [(it.device_id, transition.time_ms) for it, transition in self.transitions]
+        touched: dict[int, int] = {}
+        for device_id, time_ms in times:
+            touched[device_id] = max(time_ms, touched.get(device_id, time_ms))
+        return touched
+
 
 class _Rows(NamedTuple):
     """The rows of one device in ticks that are sorted."""
@@ -74,6 +92,22 @@ class _Rows(NamedTuple):
     ticks: Ticks
     start: int
     end: int
+
+
+def concerned(ticks: Ticks, touched_ms: Mapping[int, int]) -> set[int]:
+    """The devices whose ticks may change anything; of the others none need be judged, not even to know that it is late.
+
+    `touched_ms`: up to when anything of a device was pending or firing, where anything ever was. Devices that have
+    something pending or firing now are concerned too.
+    """
+    devices: set[int] = set()
+    if touched_ms:
+        until = np.array([touched_ms.get(it, _NEVER_MS) for it in ticks.device_ids.tolist()], np.int64)
+        devices.update(ticks.device_ids[ticks.times_ms <= until].tolist())
+    if len(ticks.times_ms) and ticks.plan.beyond(ticks.samples, np.zeros(1, np.int64)).any():
+        rows = ticks.plan.beyond(ticks.samples, np.arange(len(ticks.times_ms))).any(axis=1)
+        devices.update(ticks.device_ids[rows].tolist())
+    return devices
 
 
 def judge_batch(batch: Iterable[Ticks], known: Known) -> Judged:

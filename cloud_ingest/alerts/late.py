@@ -35,9 +35,9 @@ class Revision:
     disproved: list[Recorded] = field(default_factory=list)
 
     @property
-    def is_empty(self) -> bool:
-        """Whether the record is right as it is."""
-        return not (self.changed or self.added or self.disproved)
+    def touched_ms(self) -> int:
+        """Up to when an episode was open that this knows of, as far as it has ended."""
+        return max((it.end_ms or 0 for it in (*self.added, *(it for _, it in self.changed))), default=0)
 
 
 class Judged(NamedTuple):

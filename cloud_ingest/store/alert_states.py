@@ -9,9 +9,10 @@ from cloud_ingest.alerts.rule import Severity
 from cloud_ingest.store.database import Connection
 
 
-def lock(connection: Connection, device_ids: Sequence[int]) -> dict[tuple[int, int], int]:
-    """Until the transaction ends nobody else judges these devices; up to when each of their layouts was judged, in ms.
+def lock(connection: Connection, device_ids: Sequence[int]) -> dict[int, int]:
+    """Until the transaction ends nobody else judges these devices; up to when anything of each was pending or firing.
 
+    In ms, and not those of which nothing ever was.
     `device_ids` are ascending, so that two ingesters with the same devices can't deadlock.
     """
     rows = _locked(connection, device_ids)
@@ -22,19 +23,28 @@ def lock(connection: Connection, device_ids: Sequence[int]) -> dict[tuple[int, i
             [sorted(set(device_ids) - {row[0] for row in rows})],
         )
         rows = _locked(connection, device_ids)
-    return {
-        (device_id, layout_id): time_ms
-        for device_id, layouts, newest in rows
-        for layout_id, time_ms in zip(layouts, newest, strict=True)
-    }
+    return {device_id: touched_ms for device_id, touched_ms in rows if touched_ms}
 
 
 def _locked(connection: Connection, device_ids: Sequence[int]) -> list[tuple[Any, ...]]:
     return connection.execute(
-        "select device_id, layouts, newest_ms from telemetry.alert_device where device_id = any (%s)"
+        "select device_id, touched_ms from telemetry.alert_device where device_id = any (%s)"
         " order by device_id for update",
         [device_ids],
     ).fetchall()
+
+
+def newest(connection: Connection, device_ids: Sequence[int]) -> dict[tuple[int, int], int]:
+    """The newest time in ms that is stored of each of these devices and its layouts."""
+    rows = connection.execute(
+        "select device_id, layout_id, newest_ms from telemetry.device_layout cross join lateral ("
+        " select (extract(epoch from time) * 1000)::bigint as newest_ms from telemetry.reading"
+        "  where reading.device_id = device_layout.device_id and reading.layout_id = device_layout.layout_id"
+        "  order by time desc limit 1) as found"
+        " where device_id = any (%s)",
+        [device_ids],
+    ).fetchall()
+    return {(device_id, layout_id): time_ms for device_id, layout_id, time_ms in rows}
 
 
 def read(connection: Connection, device_ids: Sequence[int]) -> dict[Watched, State]:
@@ -48,9 +58,9 @@ def read(connection: Connection, device_ids: Sequence[int]) -> dict[Watched, Sta
     return {Watched(*row[:3]): _state(row[3:]) for row in rows}
 
 
-def write(connection: Connection, judged: Judged, before: Mapping[tuple[int, int], int]) -> None:
-    """Keeps what a batch changed; `before` is what `lock` returned."""
-    _write_times(connection, judged, before)
+def write(connection: Connection, judged: Judged) -> None:
+    """Keeps what a batch changed."""
+    _write_touched(connection, judged.touched_ms)
     _write_late(connection, judged)
     forgotten = [*judged.withdrawn, *(it for it, state in judged.states.items() if state.is_idle)]
     if forgotten:
@@ -78,20 +88,14 @@ def write(connection: Connection, judged: Judged, before: Mapping[tuple[int, int
         )
 
 
-def _write_times(connection: Connection, judged: Judged, before: Mapping[tuple[int, int], int]) -> None:
-    devices = {device_id for device_id, _ in judged.newest_ms}
-    if not devices:
-        return
-    newest: dict[int, dict[int, int]] = {}
-    for (device_id, layout_id), time_ms in {**before, **judged.newest_ms}.items():
-        if device_id in devices:
-            newest.setdefault(device_id, {})[layout_id] = time_ms
-    connection.execute(
-        "update telemetry.alert_device set layouts = now.layouts::integer[], newest_ms = now.newest_ms::bigint[]"
-        " from unnest(%s::integer[], %s::text[], %s::text[]) as now (device_id, layouts, newest_ms)"
-        " where alert_device.device_id = now.device_id",
-        [list(newest), [_array(it) for it in newest.values()], [_array(it.values()) for it in newest.values()]],
-    )
+def _write_touched(connection: Connection, touched_ms: Mapping[int, int]) -> None:
+    if touched_ms:
+        connection.execute(
+            "update telemetry.alert_device set touched_ms = greatest(alert_device.touched_ms, now.touched_ms)"
+            " from unnest(%s::integer[], %s::bigint[]) as now (device_id, touched_ms)"
+            " where alert_device.device_id = now.device_id",
+            [list(touched_ms), list(touched_ms.values())],
+        )
 
 
 def _write_late(connection: Connection, judged: Judged) -> None:
@@ -113,10 +117,6 @@ def _write_late(connection: Connection, judged: Judged) -> None:
 def _columns(rows: Iterable[Sequence[Any]], count: int) -> list[list[Any]]:
     rows = list(rows)
     return [[row[column] for row in rows] for column in range(count)]
-
-
-def _array(numbers: Iterable[int]) -> str:
-    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def _state(row: Sequence[Any]) -> State:

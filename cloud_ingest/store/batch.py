@@ -490,7 +490,7 @@ def _selected(block: Block, indices: list[int]) -> Block:
 
 
 def _copy(session: _Session, blocks: list[Block], numbers: _Numbers) -> _Copied:
-    """Stores the ticks of the blocks and judges them."""
+    """Judges the ticks of the blocks, beside what is stored so far, and stores them."""
     connection, placement = session.connection, session.placement
     by_layout: dict[int, list[Block]] = {}
     for block in blocks:
@@ -516,11 +516,11 @@ def _copy(session: _Session, blocks: list[Block], numbers: _Numbers) -> _Copied:
         raw = place(readings, placement.state, late)
         if len(raw.times_ms):
             parts.append(pack(raw.times_ms, raw.device_ids, layout_id, raw.samples))
+    session.judging.judge(present, past, placement.state.floors[RAW.level])
     if parts:
         with connection.cursor() as cursor, cursor.copy(COPY_STATEMENT) as copy:
             copy.write(copy_stream(parts))
     placement.store_late(late)
-    session.judging.judge(present, past, placement.state.floors[RAW.level])
     return _Copied(count, late.ticks)
 
 

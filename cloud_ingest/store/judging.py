@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cloud_ingest.alerts.judging import Known, Ticks, judge_batch, note_past
+from cloud_ingest.alerts.judging import Judged, Known, Ticks, concerned, judge_batch, note_past
 from cloud_ingest.alerts.plan import Column, Device, Placed, Plan, compile_plan, plan_class
 from cloud_ingest.alerts.precedence import Candidate
 from cloud_ingest.alerts.rule import Versions
@@ -48,7 +48,7 @@ class Judging:
         self._layouts: dict[int, set[int]] = {}  # by the series that stand in them
 
     def judge(self, present: Iterable[Readings], past: Iterable[Readings], kept_from_ms: int) -> None:
-        """Judges readings that are stored for the first time, inside the transaction that stores them.
+        """Judges readings that will be stored for the first time, inside the transaction that stores them.
 
         Those of the past are left to be judged as history; what is from before `kept_from_ms` can't be.
 
@@ -65,14 +65,19 @@ class Judging:
         self._find_devices(device_ids)
         self._find_columns(it.layout_id for it in readings)
         ticks = [it for group in present for it in self._by_plan(group, thresholds)]
-        newest = alert_states.lock(self._connection, device_ids)
-        self._find_columns(layout_id for _, layout_id in newest)
-        layouts = {key_id: frozenset(it) for key_id, it in self._layouts.items() if len(it) > 1}
-        judged = judge_batch(ticks, Known(alert_states.read(self._connection, device_ids), newest, layouts))
+        touched_ms = alert_states.lock(self._connection, device_ids)
+        states = alert_states.read(self._connection, device_ids)
+        wanted = {it.device_id for it in states}.union(*(concerned(it, touched_ms) for it in ticks))
+        judged = Judged()
+        if wanted:
+            newest = alert_states.newest(self._connection, sorted(wanted))
+            self._find_columns(layout_id for _, layout_id in newest)
+            layouts = {key_id: frozenset(it) for key_id, it in self._layouts.items() if len(it) > 1}
+            judged = judge_batch([it.of(wanted) for it in ticks], Known(states, newest, layouts))
         for group in past:
             for it in self._by_plan(group, thresholds):
                 note_past(judged, it, kept_from_ms)
-        alert_states.write(self._connection, judged, newest)
+        alert_states.write(self._connection, judged)
         alert_episodes.write(self._connection, judged, self._subject(thresholds))
 
     def plans(self, device_id: int, layout_ids: Collection[int]) -> dict[int, Plan]:

@@ -51,15 +51,15 @@ _Watches: TypeAlias = dict[Watched, dict[int, Watch]]
 
 
 class _Mark(NamedTuple):
-    """What came late of a device. It is another one as soon as anything is stored that is judged."""
+    """What came late of a device. It is another one as soon as anything more of it is stored."""
 
     first_ms: int
     last_ms: int
     at: object
     since: object
     too_old: int
-    layouts: Sequence[int]
-    newest_ms: Sequence[int]
+    ticks: int
+    newest_ms: int
 
 
 @dataclass(slots=True)
@@ -70,7 +70,6 @@ class _Found:
     floor_ms: int
     revisions: dict[Watched, Revision] = field(default_factory=dict)
     states: dict[Watched, State] = field(default_factory=dict)
-    newest_ms: dict[tuple[int, int], int] = field(default_factory=dict)
 
 
 class LateHistory:
@@ -124,8 +123,10 @@ class LateHistory:
 
     def _mark(self, device_id: int) -> _Mark | None:
         row = self._connection.execute(
-            "select late_first_ms, late_last_ms, late_at, late_since, late_too_old, layouts, newest_ms"
-            " from telemetry.alert_device where device_id = %s and late_first_ms is not null",
+            "select late_first_ms, late_last_ms, late_at, late_since, late_too_old, sum(ticks)::bigint,"
+            " coalesce((extract(epoch from max(newest)) * 1000)::bigint, late_last_ms)"
+            " from telemetry.alert_device left join telemetry.stream using (device_id)"
+            " where device_id = %s and late_first_ms is not null group by alert_device.device_id",
             [device_id],
         ).fetchone()
         return None if row is None else _Mark(*row)
@@ -144,13 +145,11 @@ class LateHistory:
         concerned |= {it for it, episodes in recorded.items() if _any_overlap(episodes, first_ms, mark.last_ms)}
         for layout_id, plan in plans.items():
             for part in self._read(device_id, layout_id, plan.key_ids, first_ms, mark.last_ms + 1):
-                newest = found.newest_ms.get((device_id, layout_id), mark.first_ms)
-                found.newest_ms[device_id, layout_id] = max(newest, int(part.times_ms.max()))
                 beyond = plan.beyond(part.samples, np.zeros(1, np.int64))[0]
                 watches = (plan.watches[number] for number in np.flatnonzero(beyond).tolist())
                 concerned |= {Watched(device_id, it.threshold_id, it.key_id) for it in watches}
         oldest_ms = max(found.floor_ms, min(plan.since_ms for plan in plans.values()))
-        extent = _Extent(first_ms, mark.last_ms, oldest_ms, max([mark.last_ms, *mark.newest_ms]))
+        extent = _Extent(first_ms, mark.last_ms, oldest_ms, max(mark.last_ms, mark.newest_ms))
         self._judge_series(found, _watches(concerned, plans), plans, extent, recorded)
         return found
 
@@ -211,15 +210,14 @@ class LateHistory:
 
     def _write(self, device_id: int, mark: _Mark, found: _Found) -> Return:
         """Writes what was found, inside the transaction that holds the device."""
-        before = {(device_id, it): time_ms for it, time_ms in zip(mark.layouts, mark.newest_ms, strict=True)}
-        newest = {it: max(time_ms, before.get(it, time_ms)) for it, time_ms in found.newest_ms.items()}
-        alert_states.write(self._connection, Judged(states=found.states, newest_ms=newest), before)
+        alert_states.write(self._connection, Judged(states=found.states))
         told = Return(device_id, mark.first_ms, mark.last_ms, mark.too_old, found.revisions)
         late_episodes.write(self._connection, told, self._judging.subjects())
         self._connection.execute(
             "update telemetry.alert_device set late_first_ms = null, late_last_ms = null, late_since = null,"
-            " late_at = null, late_too_old = 0 where device_id = %s",
-            [device_id],
+            " late_at = null, late_too_old = 0, touched_ms = greatest(touched_ms, %(touched)s)"
+            " where device_id = %(device)s",
+            {"device": device_id, "touched": max((it.touched_ms for it in found.revisions.values()), default=0)},
         )
         return told
 

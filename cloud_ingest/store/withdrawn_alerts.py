@@ -32,13 +32,13 @@ class Withdrawals:
                     "select distinct device_id from telemetry.alert_state order by device_id"
                 ).fetchall()
             ]
-            newest = alert_states.lock(connection, ids) if ids else {}
+            alert_states.lock(connection, ids)
             watched = alert_states.read(connection, ids)
             subjects = _subjects(connection, watched)
             known = [it for it in candidates(connection) if it.definition.enabled]
             gone = [it for it in watched if not _is_watched(it, subjects[it], known)]
             judged = Judged(withdrawn=gone)
-            alert_states.write(connection, judged, newest)
+            alert_states.write(connection, judged)
             alert_episodes.write(connection, judged, lambda *numbers: subjects[Watched(*numbers)])
         self._epoch = epoch
         return len(gone)

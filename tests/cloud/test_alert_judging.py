@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud_ingest.alerts.definition import Definition
-from cloud_ingest.alerts.judging import Judged, Known, Ticks, Watched, judge_batch
+from cloud_ingest.alerts.judging import Judged, Known, Ticks, Watched, concerned, judge_batch
 from cloud_ingest.alerts.machine import Opened, State, Transition, advance
 from cloud_ingest.alerts.plan import Column, Device, Placed, Plan, Watch, compile_plan, plan_class
 from cloud_ingest.alerts.precedence import Candidate
@@ -59,14 +59,20 @@ class Kept:
         self.states: dict[Watched, State] = {}
         self.newest: dict[tuple[int, int], int] = {}
         self.told: list[tuple[Watched, Transition]] = []
+        self.touched: dict[int, int] = {}
         self.late: list[tuple[int, tuple[int, int]]] = []
 
     def take(self, batch: Sequence[Tick]) -> Judged:
-        judged = judge_batch(as_ticks(batch), Known(self.states, self.newest, SHARED))
+        ticks = as_ticks(batch)
+        wanted = {it.device_id for it in self.states}.union(*(concerned(it, self.touched) for it in ticks))
+        judged = judge_batch([it.of(wanted) for it in ticks], Known(self.states, self.newest, SHARED))
         assert not judged.withdrawn
         self.states |= judged.states
         self.states = {watched: state for watched, state in self.states.items() if not state.is_idle}
-        self.newest |= judged.newest_ms
+        for device_id, layout_id, time_ms, *_ in batch:
+            self.newest[device_id, layout_id] = max(time_ms, self.newest.get((device_id, layout_id), time_ms))
+        for device_id, time_ms in judged.touched_ms.items():
+            self.touched[device_id] = max(time_ms, self.touched.get(device_id, time_ms))
         self.told += judged.transitions
         self.late += judged.late_ms.items()
         return judged
@@ -93,9 +99,9 @@ class Reference:
         rule = versions.at(time_ms)
         if rule is None:
             return
-        # Of two samples of one time that change nothing either way it does not matter which was judged
+        # What is well, where nothing was going on, changes nothing whenever it comes
         matters = not state.is_idle or (not math.isnan(value) and rule.severity_of(value) is not None)
-        if state.time_ms is not None and (time_ms < state.time_ms or (time_ms == state.time_ms and matters)):
+        if state.time_ms is not None and time_ms <= state.time_ms and matters:
             self.late.append((watched.device_id, time_ms))
         self.states[watched], transition = advance(state, rule, time_ms, value)
         if transition is not None:
@@ -123,8 +129,16 @@ def test_of_devices_that_are_well_nothing_is_remembered_but_the_time() -> None:
     kept = Kept()
     judged = kept.take([(1, 7, 10, 4.0, 4.0), (2, 7, 11, 4.0, 4.0), (1, 7, 9, 4.0, 4.0)])
     assert (judged.states, judged.transitions, judged.late_ms) == ({}, [], {})
-    assert kept.newest == {(1, 7): 10, (2, 7): 11}
-    assert kept.take([(1, 7, 10, 4.0, 4.0), (1, 7, 3, 4.0, 4.0), (1, 7, 20, 4.0, 4.0)]).late_ms == {1: (3, 10)}
+    assert kept.touched == {}
+
+
+def test_what_comes_late_is_noted_where_something_was_going_on() -> None:
+    kept = Kept()
+    kept.take([(1, 7, 10, 0.0, 4.0), (1, 7, 12, 4.0, 4.0), (1, 7, 30, 4.0, 4.0), (2, 7, 30, 4.0, 4.0)])
+    assert kept.touched == {1: 12}
+    late = kept.take([(1, 7, 13, 4.0, 4.0), (1, 7, 11, 4.0, 4.0), (1, 7, 31, 4.0, 4.0), (2, 7, 11, 4.0, 4.0)])
+    assert late.late_ms == {1: (11, 13)}
+    assert kept.take([(2, 7, 9, 0.0, 4.0)]).late_ms == {2: (9, 9)}
 
 
 def test_what_nobody_watches_any_more_is_withdrawn() -> None:

@@ -1,0 +1,179 @@
+"""What thresholds cost the ingest, and how soon a sample is told.
+
+    PYTHONPATH=tests .venv/bin/python benchmarks/alerts.py [--mode live|backlog|both] [--thresholds 100] [--repeat 5]
+                                                           [--json FILE]
+
+In each round, on the same server, the messages of `benchmarks/ingest.py` wait in mosquitto for one ingester, once
+without thresholds and once with so many, in an order that changes from round to round. The thresholds cover the whole
+fleet: each watches one series of every device, above or below a level that is not reached, as in a fleet that is well.
+The ratio of the rounds' rates is the result: 0.9 means that judging costs 10 %.
+
+Then a device sends samples that go beyond a level and back, one at a time, and the clock runs from the publish until
+the notification is committed; first alone, then beside the fleet at half the rate that was measured with thresholds.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+import psycopg
+from blast import blast
+from harness.absence import Absent
+from harness.broker import Mosquitto
+from harness.cloud import role
+from harness.device import Device
+from harness.postgres import Server, TimescaleServer, new_database
+from harness.wait import until
+from ingest import INGEST, SERIES, WORKLOADS, Data, Workload, generate, run_ingest
+
+from cloud_ingest.alerts.definition import Definition
+from cloud_ingest.store.migrate import migrate
+from cloud_ingest.store.thresholds import create_threshold
+
+TOLD_SAMPLES: Final = 200
+KEY: Final = "probe_celsius"
+
+
+def add_thresholds(url: str, count: int) -> None:
+    """Each for one series of every device, in turn above and below."""
+    with psycopg.connect(url) as connection:
+        for number in range(count):
+            part, is_below = number // 2 % SERIES, number % 2
+            definition = {
+                "name": f"threshold-{number}",
+                "metric": f"metric_{part % 12}",
+                "selector": {"labels": {"part": str(part)}},
+                "operator": "<" if is_below else ">",
+                "warning": -1.0 if is_below else 1e12,
+                "for_seconds": 10,
+            }
+            create_threshold(connection, Definition.model_validate(definition))
+        create_threshold(
+            connection, Definition.model_validate({"name": "probe", "metric": KEY, "operator": ">", "warning": 80})
+        )
+        # As if they had been there before the first of the samples
+        connection.execute("update telemetry.threshold_version set valid_from = now() - interval '1 day'")
+
+
+def measure(work: Workload, server: Server, counts: tuple[int, int], repeat: int, directory: Path) -> dict[str, Any]:
+    """Samples a second by the number of thresholds, a figure a round, and the median of the rounds' ratios."""
+    rates: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(repeat):
+        data = generate(work)
+        for count in random.sample(counts, len(counts)):
+            with new_database(server) as url:
+                migrate(url)
+                if count:
+                    add_thresholds(url, count)
+                rates[count].append(work.samples / run_ingest(data, url, command=INGEST, directory=directory))
+                print(f"  {work.name:8} {count:4} thresholds {rates[count][-1]:12,.0f} samples/s", file=sys.stderr)
+    without, with_them = (rates[count] for count in counts)
+    return {
+        "mode": work.name,
+        "samples_per_second": {str(count): round(statistics.median(found)) for count, found in rates.items()},
+        "rounds": {str(count): [round(it) for it in found] for count, found in rates.items()},
+        "ratio": round(statistics.median(b / a for a, b in zip(without, with_them, strict=True)), 3),
+    }
+
+
+def told_seconds(url: str, broker: Mosquitto) -> list[float]:
+    """From the publish of each sample that changes something to its committed notification."""
+    seconds = []
+    with psycopg.connect(url, autocommit=True) as connection, Device(broker, "probe") as device:
+        for number in range(1, TOLD_SAMPLES + 1):
+            value = 99.0 if number % 2 else 1.0
+            started = time.perf_counter()
+            device.send_tick(number, time.time_ns() // 1_000_000, {KEY: value})
+            while connection.execute("select count(*) from telemetry.notification").fetchall() != [(number,)]:
+                time.sleep(0.001)
+            seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def paced(data: Data, rate: float, stop: threading.Event) -> Iterator[tuple[str, bytes]]:
+    """So many messages a second, a hundred at a time, until there are none or `stop` is set."""
+    started = time.perf_counter()
+    for number, message in enumerate(data.messages()):
+        if number % 100 == 0:
+            time.sleep(max(0.0, started + number / rate - time.perf_counter()))
+            if stop.is_set():
+                return
+        yield message
+
+
+def measure_told(server: Server, count: int, rate: float, directory: Path) -> dict[str, Any]:
+    """Milliseconds from a sample to its notification, alone and beside `rate` messages a second."""
+    figures: dict[str, Any] = {"load_messages_per_second": round(rate)}
+    for name in ("alone", "beside"):
+        broker = Mosquitto(directory / f"broker-{uuid4().hex[:8]}", extra_config="max_queued_messages 0\n")
+        with new_database(server) as url:
+            migrate(url)
+            add_thresholds(url, count)
+            broker.start()
+            ingest = role("ingest", directory / f"told-{name}", broker, url)
+            stop = threading.Event()
+            messages = paced(generate(WORKLOADS["live"]), rate, stop) if name == "beside" else iter(())
+            load = threading.Thread(target=blast, args=(broker.host, broker.port, messages))
+            try:
+                ingest.start()
+                until(lambda: "connected to the broker" in ingest.output(), 30, "the ingester")  # noqa: B023
+                load.start()
+                seconds = sorted(told_seconds(url, broker))
+            finally:
+                stop.set()
+                if load.ident is not None:
+                    load.join()
+                ingest.close()
+                broker.close()
+        figures[name] = {
+            "p50_ms": round(1000 * seconds[len(seconds) // 2], 1),
+            "p99_ms": round(1000 * seconds[len(seconds) * 99 // 100], 1),
+        }
+    return figures
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", choices=[*WORKLOADS, "both"], default="live")
+    parser.add_argument("--thresholds", type=int, default=100)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    options = parser.parse_args()
+    server = TimescaleServer(settings={"fsync": "on"})  # the harness turns it off, and a commit would cost nothing
+    try:
+        server.start()
+        with tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            wanted = [work for work in WORKLOADS.values() if options.mode in (work.name, "both")]
+            results = [measure(it, server, (0, options.thresholds), options.repeat, directory) for it in wanted]
+            slowest = min(it["rounds"][str(options.thresholds)][0] for it in results)
+            told = measure_told(server, options.thresholds, slowest / SERIES / 2, directory)
+    except Absent as absent:
+        parser.exit(1, f"can't measure on TimescaleDB: {absent}\n")
+    finally:
+        server.close()
+    for result in results:
+        print(f"{result['mode']:8} {result['samples_per_second']} samples/s, with / without: {result['ratio']:.3f}")
+    print(f"sample to notification: {told}")
+    if options.json:
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        figures = {"date": date, "machine": machine, "results": results, "told": told}
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
