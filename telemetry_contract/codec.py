@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from telemetry_contract import compression, desired
+from telemetry_contract.alerts import RuleAlerts
 from telemetry_contract.desired import DesiredConfig, DesiredVersion
 from telemetry_contract.errors import MalformedPayload, PayloadError, PayloadTooLarge, UnknownVersion
 from telemetry_contract.payload import VERSION, Backlog, CommitAck, Gone, Status, Tick
@@ -48,7 +49,7 @@ _envelope = msgspec.json.Decoder(_Envelope)
 
 
 def encode(
-    message: Tick | Backlog | Status | CommitAck | DesiredConfig,
+    message: Tick | Backlog | Status | CommitAck | DesiredConfig | RuleAlerts,
     *,
     compress_above: int | None = None,
     with_: compression.Compression | None = None,

@@ -14,6 +14,7 @@ from cloud_ingest.config import Config
 from cloud_ingest.errors import ConfigError, StoreUnavailable
 from cloud_ingest.store.database import Connection, connect, server_time_ms
 from cloud_ingest.store.migrate import require_current
+from cloud_ingest.worker.alert_publisher import AlertPublisher
 from cloud_ingest.worker.dispatcher import Dispatcher
 from cloud_ingest.worker.late_judge import LateJudge
 from cloud_ingest.worker.liveness_watch import LivenessWatch
@@ -48,8 +49,11 @@ def run(config: Config, stop: threading.Event) -> int:
             cleanup.callback(server.shutdown)
         listener.start()
         cleanup.callback(listener.close)
-        threads = cleanup.enter_context(ThreadPoolExecutor(2, "worker"))
-        others = [threads.submit(_until_it_fails, each, stop) for each in (watch.run, telling.run)]
+        parts = [watch.run, telling.run]
+        if config.notifications.mqtt_topics:
+            parts.append(AlertPublisher(config).run)
+        threads = cleanup.enter_context(ThreadPoolExecutor(len(parts), "worker"))
+        others = [threads.submit(_until_it_fails, each, stop) for each in parts]
         try:
             _work_on(listener, config, stop)
         finally:

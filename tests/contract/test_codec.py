@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from telemetry_contract import codec
+from telemetry_contract.alerts import OpenAlert, RuleAlerts
 from telemetry_contract.compression import Compression
 from telemetry_contract.desired import DesiredConfig
 from telemetry_contract.errors import MalformedPayload, PayloadError, PayloadTooLarge
@@ -38,6 +39,8 @@ STRUCTS = (
     (Backlog, "backlog"),
     (Status, "status"),
     (DesiredState, "desired_state"),
+    (RuleAlerts, "alerts"),
+    (OpenAlert, "open_alert"),
     (CommitAck, "ack"),
     (DesiredConfig, "config"),
 )
