@@ -86,12 +86,14 @@ class Inventory(BaseModel):
 
 
 class Conflict(BaseModel):
-    """A stream that two devices sent: an outbox was copied to a second machine."""
+    """A stream that two machines sent: an outbox was copied."""
 
     stream: UUID
     owner: str = Field(description="The device that sent it first, and whose readings are stored.")
-    claimant: str = Field(description="The other, of which nothing of this stream is stored.")
-    messages: int = Field(description="Messages of the claimant that were rejected.")
+    claimant: str = Field(
+        description="The other, of which nothing of this stream is stored; the owner where both have its name."
+    )
+    messages: int = Field(description="Messages of the claimant that were rejected; of one name, that came second.")
     first_seen: datetime
     last_seen: datetime
 

@@ -13,6 +13,11 @@ class IngestMetrics:
         )
         self.ticks = Counter("ingest_ticks_stored", "Readings committed.", registry=self.registry)
         self.samples = Counter("ingest_samples_stored", "Values committed.", registry=self.registry)
+        self.clones = Counter(
+            "ingest_messages_cloned",
+            "Messages of a second machine with the name and outbox of another.",
+            registry=self.registry,
+        )
         self.duplicates = Counter(
             "ingest_ticks_duplicate", "Readings that were settled already and changed nothing.", registry=self.registry
         )

@@ -226,6 +226,7 @@ class Pipeline:
         metrics.batch_ticks.observe(batch.ticks)
         metrics.ticks.inc(sum(outcome.stored_ticks for outcome in outcomes))
         metrics.samples.inc(sum(outcome.stored_samples for outcome in outcomes))
+        metrics.clones.inc(sum(outcome.cloned_messages for outcome in outcomes))
         metrics.duplicates.inc(sum(outcome.duplicate_ticks for outcome in outcomes))
         metrics.late.inc(sum(outcome.late_ticks for outcome in outcomes))
         self._count_queue(-len(batch.received))

@@ -102,7 +102,8 @@ class Settlement:
 class Outcome:
     """What a committed batch did, in ticks and samples, and which streams it settled.
 
-    `late_ticks` of the stored ones came after the rollup of their time was made.
+    `late_ticks` of the stored ones came after the rollup of their time was made. `cloned_messages` hold ticks that are
+    not what came under their numbers: another machine has the same stream and name.
     """
 
     settlements: list[Settlement]
@@ -111,6 +112,7 @@ class Outcome:
     late_ticks: int
     duplicate_ticks: int
     rejections: list[Rejection]
+    cloned_messages: int = 0
 
 
 class _Session(NamedTuple):
@@ -291,8 +293,13 @@ def _settle(
         if mode.whole and rejections:
             raise PartRefused("; ".join(f"{each.reason}: {each.detail}" for each in rejections))
         rejected.park(connection, rejections)
-        if foreign:
-            conflicts.note(connection, Counter((it.stream, numbers.devices[it.device]) for it in foreign))
+        clones = []
+        if mode.replayed is None:
+            clones = conflicts.of_another_machine(connection, _repeated(own, fresh, known, placement))
+        if foreign or clones:
+            claims = Counter((it.stream, numbers.devices[it.device]) for it in foreign)
+            claims.update((it.stream, it.device_id) for it in clones)
+            conflicts.note(connection, claims)
         if mode.replayed is not None:
             paid = [it for stream in owed for it in _incoming(stored.get(stream, []))]
             rejected.release(connection, mode.replayed, paid, delete=not rejections)
@@ -315,6 +322,7 @@ def _settle(
         late_ticks=copied.late_ticks,
         duplicate_ticks=_ticks(_flat(own)) - _ticks(_flat(fresh)),
         rejections=rejections,
+        cloned_messages=len(clones),
     )
 
 
@@ -441,6 +449,26 @@ def _times(blocks: list[Block]) -> Integers:
 
 def _incoming(group: list[Block]) -> list[Range]:
     return runs([seq for block in group if block.publisher is None for seq in block.seqs])
+
+
+def _repeated(
+    own: _Streams, fresh: _Streams, known: Mapping[UUID, ledger.Known], placement: Placement
+) -> list[conflicts.Repeated]:
+    """Of each block of an agent the last tick that is not fresh, where raw readings of its time are kept."""
+    floor_ms = placement.state.floors[RAW.level]
+    found = []
+    for stream, group in own.items():
+        if _ticks(group) == _ticks(fresh[stream]):
+            continue
+        new = {tick for block in fresh[stream] for tick in zip(block.seqs, block.times_ms.tolist(), strict=True)}
+        for block in group:
+            if block.publisher is not None or block.rejection is not None or not block.keys:
+                continue
+            ticks = zip(reversed(block.seqs), block.times_ms[::-1].tolist(), strict=True)
+            tick = next((it for it in ticks if it not in new and it[1] >= floor_ms), None)
+            if tick is not None:
+                found.append(conflicts.Repeated(stream, known[stream].device_id, *tick))
+    return found
 
 
 def _foreign_stream(block: Block) -> Rejection:

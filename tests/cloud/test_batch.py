@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -271,6 +272,28 @@ def test_a_stream_can_not_be_spoken_for_by_another_device(writer: BatchWriter, c
     assert stored(connection, "thief") == []
     received = connection.execute("select received::text from telemetry.stream where stream_id = %s", [stream])
     assert received.fetchone() == ("{[1,2)}",)
+
+
+def test_a_second_machine_with_the_same_name_and_outbox_is_noted(writer: BatchWriter, connection: Db) -> None:
+    stream = uuid4()
+    writer.write([block(stream, [1, 2])], [])
+    elsewhere = replace(block(stream, [1, 2, 3]), times_ms=np.array([NOW_MS + at for at in (1_500, 2_500, 3_500)]))
+    outcome = writer.write([elsewhere, block(stream, [3])], [])
+    # Of each number what came first is stored, and the other is no redelivery, be it of this batch
+    assert (outcome.stored_ticks, outcome.duplicate_ticks, outcome.cloned_messages) == (1, 3, 2)
+    assert [time_ms for time_ms, _ in stored(connection, "pump")] == [NOW_MS + at for at in (1_000, 2_000, 3_500)]
+    (conflict,) = of_device(connection, "pump", 10)
+    assert (conflict.stream, conflict.owner, conflict.claimant, conflict.messages) == (stream, "pump", "pump", 2)
+
+
+def test_a_redelivery_is_no_second_machine(writer: BatchWriter, connection: Db) -> None:
+    stream = uuid4()
+    refused = block(stream, [3]).refused("cardinality", "too many series")
+    writer.write([block(stream, [1, 2]), refused, block(stream, [4], keys=())], [])
+    again = [block(stream, [1]), block(stream, [2, 3]), block(stream, [4], keys=()), block(stream, [2, 5])]
+    outcome = writer.write([*again, block(stream, [5], keys=("c",))], [])
+    assert (outcome.stored_ticks, outcome.duplicate_ticks, outcome.cloned_messages) == (1, 6, 0)
+    assert of_device(connection, "pump", 10) == []
 
 
 def test_each_device_that_speaks_for_a_stream_of_another_is_noted(
