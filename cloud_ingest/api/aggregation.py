@@ -28,7 +28,7 @@ from cloud_ingest.store.columns import Columns
 from cloud_ingest.store.database import Connection
 from cloud_ingest.store.history import Aggregate, Place, Series, buckets, find_series
 from cloud_ingest.store.pool import ReadPool
-from cloud_ingest.store.realtime import series_locations
+from cloud_ingest.store.realtime import placements
 from cloud_ingest.store.rollup.state import TierState, read_state
 from cloud_ingest.store.tier_choice import parts_of
 from cloud_ingest.store.tiers import Tier
@@ -137,8 +137,8 @@ def _placed(connection: Connection, series: list[Series], query: AggregationQuer
     """The series that are where they are asked for, each with its location if that matters."""
     if query.by is not By.LOCATION and query.location is None:
         return [(one, None) for one in series]
-    known = series_locations(connection, sorted({one.device for one in series}))
-    placed = [(one, known.get((one.device, one.key), known.get((one.device, None)))) for one in series]
+    known = placements(connection, sorted({one.device for one in series}))
+    placed = [(one, known.of(one.device, one.key).location) for one in series]
     return [(one, at) for one, at in placed if query.location is None or is_below(at, query.location)]
 
 

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from cloud_ingest.api import (
     aggregation,
     alerts,
+    backtest,
     current,
     desired,
     devices,
@@ -63,6 +64,7 @@ def create_app(config: Config, pool: ReadPool, writers: Writers, streams: Stream
     app.include_router(metrics.router(pool))
     app.include_router(explanation.router(pool))  # before the addresses of single thresholds
     app.include_router(thresholds.router(pool))
+    app.include_router(backtest.router(pool))
     app.include_router(stream_routes.router(streams))  # before the addresses of single alerts
     app.include_router(alerts.router(pool))
     app.include_router(silences.router(pool))

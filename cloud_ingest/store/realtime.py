@@ -1,9 +1,10 @@
 """Each sensor as it is now: its newest value, and where and what it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from cloud_ingest.alerts.plan import Placed
 from cloud_ingest.store.current import Position
 from cloud_ingest.store.database import Connection
 from cloud_ingest.store.metrics import like_of
@@ -86,17 +87,30 @@ def realtime_values(
     return [RealtimeRow(*row) for row in rows]
 
 
-def series_locations(connection: Connection, devices: Sequence[str]) -> dict[tuple[str, str | None], str]:
-    """(device, series key) -> location of what was said of single series, and (device, None) -> that of the device."""
+class Placements:
+    """Where devices are, and what was said of their series, by (device, series key); (device, None) is the device."""
+
+    def __init__(self, placed: Mapping[tuple[str, str | None], Placed]) -> None:
+        self._placed = placed
+
+    def of(self, device: str, key: str) -> Placed:
+        """Where a series is: its own place, or that of its device."""
+        nothing = Placed(None, None)
+        of_device, own = self._placed.get((device, None), nothing), self._placed.get((device, key), nothing)
+        return Placed(own.location or of_device.location, own.sensor_type)
+
+
+def placements(connection: Connection, devices: Sequence[str]) -> Placements:
+    """What was said of these devices."""
     rows = connection.execute(
-        "select device.name, null, location.path::text"
+        "select device.name, null, location.path::text, null"
         " from telemetry.device join telemetry.location using (location_id)"
         " where device.name = any (%(devices)s::text[])"
         " union all"
-        " select device.name, series_key.key, location.path::text"
+        " select device.name, series_key.key, location.path::text, sensor.sensor_type"
         " from telemetry.sensor join telemetry.device using (device_id) join telemetry.series_key using (key_id)"
-        " join telemetry.location on location.location_id = sensor.location_id"
+        " left join telemetry.location on location.location_id = sensor.location_id"
         " where device.name = any (%(devices)s::text[])",
         {"devices": list(devices)},
     ).fetchall()
-    return {(device, key): path for device, key, path in rows}
+    return Placements({(device, key): Placed(path, sensor_type) for device, key, path, sensor_type in rows})
