@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from harness.api import ok, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -340,3 +341,25 @@ def test_two_that_look_at_once_tell_once(url: str, connection: Connection) -> No
         assert look_at_devices(connection, RULES) == 0
     assert look_at_devices(connection, RULES) == 0
     assert told(connection) == [("offline", "pump", None)]
+
+
+# Over the API
+
+
+def test_the_api_says_who_is_there_and_sets_the_time_to_be_silent(url: str, connection: Connection) -> None:
+    say(connection, "pump", online=True, ago=50)
+    look_at_devices(connection, RULES)
+    with serving(url) as client:
+        assert ok(client, "/api/v1/devices/pump")["online"] is True
+        answer = client.put("/api/v1/devices/pump/liveness", json={"silence_seconds": 30})
+        assert answer.json() == {"device": "pump", "silence_seconds": 30}
+        look_at_devices(connection, RULES)
+        found = ok(client, "/api/v1/devices/pump")
+        assert (found["online"], found["reason"], found["silence_seconds"]) == (False, "silent", 30)
+        assert ok(client, "/api/v1/devices")["items"][0]["online"] is False
+        say(connection, "pump", online=True)
+        assert ok(client, "/api/v1/devices/pump")["online"] is True  # its own word is newer
+        client.put("/api/v1/devices/pump/liveness", json={"silence_seconds": None}).raise_for_status()
+        assert ok(client, "/api/v1/devices/pump")["silence_seconds"] is None
+        assert client.put("/api/v1/devices/pump/liveness", json={"silence_seconds": 9}).status_code == 422
+        assert client.put("/api/v1/devices/none/liveness", json={"silence_seconds": 30}).status_code == 404
