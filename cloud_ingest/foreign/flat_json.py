@@ -30,6 +30,8 @@ class JsonInterpreter:
         self._source = source
         self._metrics = sorted(source.metrics, key=lambda metric: metric.key)
         self._keys = tuple(metric.key for metric in self._metrics)
+        time_field = None if source.time is None else source.time.field
+        self._used = {source.device.field, time_field, *(metric.field for metric in self._metrics)}
 
     def interpret(self, message: Message, data: bytes, now_ms: int) -> Interpretation:
         """See Interpreter."""
@@ -45,6 +47,7 @@ class JsonInterpreter:
             place = f"object {number + 1}: " if isinstance(content, list) else ""
             try:
                 reading = self._reading(message.topic, each)
+                found.texts += sum(isinstance(it, str) and name not in self._used for name, it in each.items())
             except NoIdentity as exc:
                 found.problems.append(Problem("invalid_device", f"{place}{exc}"))
             except _Unusable as exc:

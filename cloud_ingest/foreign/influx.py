@@ -58,6 +58,7 @@ class InfluxInterpreter:
     def _add(self, found: Interpretation, point: Point, device: str) -> None:
         kept = point._replace(tags={name: text for name, text in point.tags.items() if name not in self._dropped})
         numbers = samples(kept)
+        found.texts += sum(isinstance(value, str) for value in point.fields.values())
         if numbers.values:
             time_ms = None if point.time_ns is None else point.time_ns // _NS_A_MS
             ordered = sorted((str(key), value) for key, value in numbers.values.items())

@@ -30,10 +30,11 @@ class Problem(NamedTuple):
 
 @dataclass(slots=True)
 class Interpretation:
-    """What was understood of a message, and what was not."""
+    """What was understood of a message, and what was not. `texts`: how many values are text, which is never stored."""
 
     readings: list[Reading] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    texts: int = 0
 
 
 class Interpreter(Protocol):

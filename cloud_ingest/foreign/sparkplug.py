@@ -163,6 +163,7 @@ class SparkplugInterpreter:
 
     def _add(self, found: Interpretation, topic: _Topic, payload: Payload, birth: _Birth) -> None:
         for metric in payload.metrics:
+            found.texts += metric.is_text
             meaning = _meaning(metric, birth)
             if meaning is None:
                 _note(found, "birth_missing", f"no birth tells what {_shown(metric)} is")

@@ -40,7 +40,7 @@ _SAMPLES: Final = frozenset(DataType)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric as it was sent. `raw` is the number in its protobuf form, None where it is null or no number."""
+    """A metric as it was sent. `raw` is the number in its protobuf form, None where it is null or text."""
 
     name: str | None
     alias: int | None
@@ -48,6 +48,7 @@ class Metric:
     datatype: int | None
     is_historical: bool
     is_transient: bool
+    is_text: bool
     raw: float | None
 
 
@@ -94,7 +95,8 @@ def sample_of(raw: float, datatype: int) -> float | None:
 
 def _metric(message: Any) -> Metric:
     kind = message.WhichOneof("value")
-    null = message.is_null or kind in (None, "string_value")
+    is_text = kind == "string_value" and not message.is_null
+    null = message.is_null or is_text or kind is None
     return Metric(
         name=_given(message, "name"),
         alias=_given(message, "alias"),
@@ -102,6 +104,7 @@ def _metric(message: Any) -> Metric:
         datatype=_given(message, "datatype"),
         is_historical=message.is_historical,
         is_transient=message.is_transient,
+        is_text=is_text,
         raw=None if null else getattr(message, kind),
     )
 

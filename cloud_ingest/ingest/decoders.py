@@ -1,5 +1,6 @@
 """What understands the messages of each source, as the configuration has it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from cloud_ingest.config import Config
@@ -7,10 +8,11 @@ from cloud_ingest.decode import Limits, decode
 from cloud_ingest.foreign.blocks import Bounds, decode_foreign
 from cloud_ingest.foreign.flat_json import JsonInterpreter
 from cloud_ingest.foreign.influx import InfluxInterpreter
-from cloud_ingest.foreign.interpretation import Interpreter
+from cloud_ingest.foreign.interpretation import Interpretation, Interpreter
 from cloud_ingest.foreign.settings import ForeignSource, InfluxSource, JsonSource, SparkplugSource
 from cloud_ingest.foreign.sparkplug import RequestRebirth, SparkplugInterpreter
 from cloud_ingest.ingest.pipeline import Decoder
+from cloud_ingest.message import Message
 
 
 def agents(config: Config) -> Decoder:
@@ -24,12 +26,12 @@ def agents(config: Config) -> Decoder:
     return lambda message, now_ms: decode(message, limits, now_ms)
 
 
-def source(name: str, config: Config, request_rebirth: RequestRebirth) -> Decoder:
+def source(name: str, config: Config, request_rebirth: RequestRebirth, count_texts: Callable[[int], object]) -> Decoder:
     """For the messages of a source of the configuration as they come.
 
-    What it gives says that they are from there, and came then.
+    What it gives says that they are from there, and came then. `count_texts` is told of values that are text.
     """
-    interpreter = interpreter_of(name, config.sources[name], request_rebirth)
+    interpreter = _Counting(interpreter_of(name, config.sources[name], request_rebirth), count_texts)
     bounds = _bounds(config)
     return lambda message, now_ms: decode_foreign(
         replace(message, source=name, received_ms=now_ms), interpreter, bounds, now_ms
@@ -39,6 +41,21 @@ def source(name: str, config: Config, request_rebirth: RequestRebirth) -> Decode
 def by_source(config: Config) -> dict[str | None, Decoder]:
     """All of them by the name of the source, None for our own agents, to be given what came at some earlier time."""
     return {None: agents(config), **{name: _single(name, config) for name in config.sources}}
+
+
+class _Counting:
+    """An interpreter that tells how many values were left out because they are text."""
+
+    def __init__(self, interpreter: Interpreter, count_texts: Callable[[int], object]) -> None:
+        self._interpreter = interpreter
+        self._count_texts = count_texts
+
+    def interpret(self, message: Message, data: bytes, now_ms: int) -> Interpretation:
+        """See Interpreter."""
+        found = self._interpreter.interpret(message, data, now_ms)
+        if found.texts:
+            self._count_texts(found.texts)
+        return found
 
 
 def _single(name: str, config: Config) -> Decoder:

@@ -92,7 +92,9 @@ class ForeignIngest:
             source,
             writer_of(self._config),
             cut=self._cut,
-            decode=decoders.source(self._name, self._config, request_rebirth),
+            decode=decoders.source(
+                self._name, self._config, request_rebirth, self._metrics.texts.labels(self._name).inc
+            ),
             ack_interval=self._config.ingest.ack_interval_seconds,
             metrics=self._metrics,
         )

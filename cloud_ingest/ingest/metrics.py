@@ -60,4 +60,10 @@ class IngestMetrics:
             ["source"],
             registry=self.registry,
         )
+        self.texts = Counter(
+            "ingest_source_texts",
+            "Values of other publishers that were left out because they are text.",
+            ["source"],
+            registry=self.registry,
+        )
         self.broker_up = Gauge("ingest_broker_up", "1 while subscribed.", registry=self.registry)

@@ -136,6 +136,19 @@ def test_no_bytes_and_no_topic_make_it_fail(payload: bytes, topic: str, which: I
         assert block.samples.shape == (len(block.times_ms), len(block.keys))
 
 
+@pytest.mark.parametrize(
+    ("which", "payload", "texts", "values"),
+    [
+        (TELEGRAF, b't a=1,b="x",c="y"\nt d="z"\n', 3, 1),
+        (SENSORS, b'[{"a": 1, "state": "on"}, {"b": 2, "t": 1795000010000, "c": null, "d": ["x"]}]', 1, 4),
+        (SENSORS, b'{"a": "warm"}', 0, 0),  # what is wanted and is text is parked
+    ],
+)
+def test_values_that_are_text_are_counted(which: Interpreter, payload: bytes, texts: int, values: int) -> None:
+    found = which.interpret(Message("sensors/x", b""), payload, NOW_MS)
+    assert (found.texts, sum(len(it.values) for it in found.readings)) == (texts, values)
+
+
 numbers = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers())
 
 

@@ -197,11 +197,16 @@ def test_json_with_a_mapping_is_stored(
     with at_work(main.run, migrated, broker, **settings), Publisher(broker) as sensor:
 
         def came() -> bool:
-            sensor.send("sensors/cellar/state", b'{"id": "cellar", "t": 215}')
+            sensor.send("sensors/cellar/state", b'{"id": "cellar", "t": 215, "state": "open"}')
             return bool(stored(query))
 
         until(came, 20, "the value")
-        assert 'ingest_source_up{source="sensors"} 1.0' in httpx2.get(f"http://{metrics}/metrics").text
+        told = httpx2.get(f"http://{metrics}/metrics").text
+        assert 'ingest_source_up{source="sensors"} 1.0' in told
+        (texts,) = (
+            line for line in told.splitlines() if line.startswith('ingest_source_texts_total{source="sensors"}')
+        )
+        assert float(texts.split()[1]) >= 1
     columns = "select distinct site, device, metric, labels, value from telemetry.sample"
     assert query(columns) == [("default", "cellar", "temperature_celsius", {"sensor": "sht31"}, 21.5)]
 

@@ -23,7 +23,7 @@ from cloud_ingest.store.migrate import migrate
 ingesting = partial(at_work, main.run)
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ingest-metrics.md"
 # The labels that may be: their values are a list in the code or in the configuration.
-BOUNDED = {"ingest_messages_rejected": {"reason"}, "ingest_source_up": {"source"}}
+BOUNDED = {"ingest_messages_rejected": {"reason"}, "ingest_source_up": {"source"}, "ingest_source_texts": {"source"}}
 
 
 def values(listen: str) -> dict[str, float]:
@@ -84,6 +84,7 @@ def test_every_metric_is_documented_and_no_label_is_unbounded() -> None:
     assert names == set(re.findall(r"^\| `(ingest_\w+)`", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE))
     metrics.rejected.labels("malformed")
     metrics.source_up.labels("press")
+    metrics.texts.labels("press")
     labels = {
         (family.name, label)
         for family in metrics.registry.collect()

@@ -269,7 +269,7 @@ def test_messages_of_a_source_are_replayed_by_its_format(migrated: str, connecti
     now = now_ms()
     lines = f"m a=1,b=2,c=3 {now}000000\nm d=4 {now}000000\nm a=5\n"
     message = Message("plc/press", lines.encode())
-    content = decoders.source("plc", config, lambda *_: None)(message, now)
+    content = decoders.source("plc", config, lambda *_: None, lambda _: None)(message, now)
     assert not isinstance(content, Rejection)
     blocks = [part for part in content if isinstance(part, Block)]
     with closing(BatchWriter(migrated, budget=Budget(series=1))) as writer:
@@ -319,7 +319,7 @@ def test_part_of_a_message_that_was_stored_is_not_stored_again_with_another_time
 ) -> None:
     at_ms = now_ms() - HOUR_MS
     message = Message("plc/press", f"m a=1\nm a=2 {at_ms + 2 * HOUR_MS}000000\n".encode(), source="plc")
-    content = decoders.source("plc", sources, lambda *_: None)(message, at_ms)
+    content = decoders.source("plc", sources, lambda *_: None, lambda _: None)(message, at_ms)
     assert not isinstance(content, Rejection)
     parts = [part for part in content if isinstance(part, Block)], [it for it in content if isinstance(it, Rejection)]
     with closing(BatchWriter(sources.database_url.get_secret_value())) as writer:

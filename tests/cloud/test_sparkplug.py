@@ -56,6 +56,12 @@ def reasons(found: Interpretation) -> list[str]:
     return [problem.reason for problem in found.problems]
 
 
+def test_text_is_no_sample_and_is_counted() -> None:
+    found = Host().born(Metric("State", "open", STRING, alias=1), Metric("Temp", 20.5, DOUBLE))
+    assert [key for _, key, _, _ in told(found)] == [ONLINE, "Temp"]
+    assert (found.texts, found.problems) == (1, [])
+
+
 def test_data_by_alias_means_what_the_birth_said() -> None:
     host = Host()
     birth = host.born(
