@@ -51,6 +51,7 @@ class Alert(BaseModel):
     peak: float | None = Field(description="The worst value.")
     peak_time: datetime | None
     last: float | None = Field(description="The last value before its end.")
+    no_data: bool = Field(description="It is the silence of the series that it tells of, which has no peak.")
     late: bool = Field(description="It was found when samples came late: nobody was told while it lasted.")
     acknowledged: Acknowledged | None
     silenced_until: datetime | None = Field(description="Of an open one: until then nobody is told of it.")
@@ -90,6 +91,7 @@ def alert_item(row: AlertRow, silences: Sequence[SilenceRow], now: datetime) -> 
         "peak": row.peak,
         "peak_time": _time(row.peak_at),
         "last": row.last,
+        "no_data": row.no_data,
         "late": row.late,
         "acknowledged": None
         if row.acknowledged_at is None

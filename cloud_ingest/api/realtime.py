@@ -1,6 +1,7 @@
 """GET /api/v1/realtime: each sensor's newest value, where it is, and how far it is from trouble."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from cloud_ingest.alerts.definition import LocationPath
 from cloud_ingest.alerts.judging import Watched
-from cloud_ingest.alerts.machine import State
+from cloud_ingest.alerts.machine import Phase, State
 from cloud_ingest.alerts.precedence import Candidate, Sensor, explain, winners
 from cloud_ingest.alerts.rule import Operator, Versions
 from cloud_ingest.alerts.standing import Standing, phase_without, standing, worst
@@ -21,7 +22,7 @@ from cloud_ingest.api.times import format_time
 from cloud_ingest.store import alert_states
 from cloud_ingest.store.current import Position
 from cloud_ingest.store.pool import ReadPool
-from cloud_ingest.store.realtime import RealtimeRow, realtime_values
+from cloud_ingest.store.realtime import RealtimeRow, realtime_values, unknown_alerts
 from cloud_ingest.store.rollup.state import to_ms
 from cloud_ingest.store.thresholds import candidates, versions
 
@@ -87,12 +88,14 @@ class _Judges:
         thresholds: Sequence[Candidate],
         rules: Mapping[int, Versions],
         states: Mapping[Watched, State],
+        unknown: Collection[Watched],
         now_ms: int,
     ) -> None:
         self.thresholds = thresholds
         self.now_ms = now_ms
         self._rules = rules
         self._states = states
+        self._unknown = unknown
 
     def standings(self, row: RealtimeRow) -> list[Standing]:
         """How the series stands to each threshold that judges it."""
@@ -102,7 +105,8 @@ class _Judges:
             rule = (known.at(self.now_ms) if known else None) or candidate.definition.rule()
             watched = Watched(row.device_id, candidate.threshold_id, row.key_id)
             state = self._states.get(watched) or State(to_ms(row.time))
-            found.append(standing(candidate, rule, state, row.value, self.now_ms))
+            stands = standing(candidate, rule, state, row.value, self.now_ms)
+            found.append(replace(stands, phase=Phase.UNKNOWN) if watched in self._unknown else stands)
         return found
 
 
@@ -126,8 +130,9 @@ def router(pool: ReadPool, kept: timedelta) -> APIRouter:
                 after=after,
                 limit=query.limit + 1,
             )
-            states = alert_states.read(connection, sorted({row.device_id for row in rows}))
-            judges = _Judges(candidates(connection), versions(connection), states, to_ms(now))
+            device_ids = sorted({row.device_id for row in rows})
+            states, unknown = alert_states.read(connection, device_ids), unknown_alerts(connection, device_ids)
+            judges = _Judges(candidates(connection), versions(connection), states, unknown, to_ms(now))
         more = len(rows) > query.limit
         rows = rows[: query.limit]
         content = {

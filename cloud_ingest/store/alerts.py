@@ -49,6 +49,7 @@ class AlertRow:
     peak: float | None
     peak_at: datetime | None
     last: float | None
+    no_data: bool
     late: bool
     acknowledged_at: datetime | None
     acknowledged_by: str | None
@@ -84,7 +85,7 @@ class AlertPosition:
 # An open episode is unknown where its device is away, and by the rule that `alerts.machine.phase_at` has for all states
 _EPISODES: Final = (
     "select alert_id, threshold_id, version, threshold, severity, state, device, site, location, metric, labels, unit,"
-    " level, start_at, fired_at, ended_at, end_reason, peak, peak_at, last, late,"
+    " level, start_at, fired_at, ended_at, end_reason, peak, peak_at, last, no_data, late,"
     " acknowledged_at, acknowledged_by, note"
     " from (select alert.alert_id, alert.threshold_id, alert.version, judged.definition ->> 'name' as threshold,"
     "  alert.severity, case when alert.ended_at is not null then 'ended'"
@@ -97,7 +98,7 @@ _EPISODES: Final = (
     "  (judged.definition ->> alert.severity)::float8 as level, alert.start_at, alert.fired_at, alert.ended_at,"
     "  alert.end_reason, coalesce(alert.peak, alert_state.peak) as peak,"
     "  coalesce(alert.peak_at, to_timestamp(alert_state.peak_ms / 1000.0)) as peak_at,"
-    "  coalesce(alert.last_value, alert_state.last_value) as last, alert.late,"
+    "  coalesce(alert.last_value, alert_state.last_value) as last, alert.no_data, alert.late,"
     "  alert.acknowledged_at, alert.acknowledged_by, alert.note"
     " from telemetry.alert"
     " join telemetry.device using (device_id) join telemetry.series_key using (key_id)"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from cloud_ingest.alerts.judging import Watched
 from cloud_ingest.alerts.plan import Placed
 from cloud_ingest.store.current import Position
 from cloud_ingest.store.database import Connection
@@ -85,6 +86,16 @@ def realtime_values(
         },
     ).fetchall()
     return [RealtimeRow(*row) for row in rows]
+
+
+def unknown_alerts(connection: Connection, device_ids: Sequence[int]) -> set[Watched]:
+    """What fires at these devices as far as is known, and nobody can say whether it still does."""
+    rows = connection.execute(
+        "select device_id, threshold_id, key_id from telemetry.alert"
+        " where ended_at is null and unknown_since is not null and device_id = any (%s)",
+        [list(device_ids)],
+    ).fetchall()
+    return {Watched(*row) for row in rows}
 
 
 class Placements:

@@ -106,6 +106,16 @@ def test_open_episodes_are_filtered(client: httpx2.Client, query: str, expected:
     assert peaks(ok(client, f"{ALERTS}?{query}")) == expected
 
 
+def test_an_alert_of_a_device_that_is_away_is_unknown(client: httpx2.Client, database: str) -> None:
+    with connect(database, "test") as connection:
+        connection.execute("update telemetry.alert set unknown_since = now() where ended_at is null")
+        try:
+            assert peaks(ok(client, f"{ALERTS}?state=unknown")) == [9.0, 8.0, 95.0]
+        finally:
+            connection.execute("update telemetry.alert set unknown_since = null")
+    assert peaks(ok(client, f"{ALERTS}?state=unknown")) == [8.0]
+
+
 def test_pages_hold_each_episode_once(client: httpx2.Client) -> None:
     for address in (f"{ALERTS}?limit=1", f"{HISTORY}?start=-7d&limit=2"):
         seen, cursor = [], ""

@@ -89,6 +89,17 @@ def test_a_silent_series_is_unknown_with_a_threshold_and_without(client: httpx2.
     assert (lost["oil"], lost["humidity_percent"]) == (("unknown", "cold"), ("unknown", None))
 
 
+def test_what_fires_at_a_device_that_is_away_is_unknown(client: httpx2.Client, database: str) -> None:
+    with connect(database, "test") as connection:
+        connection.execute("update telemetry.alert set unknown_since = now() where ended_at is null")
+        try:
+            states = {name: it["state"] for (_, name), it in sensors(client, "device=pump").items()}
+        finally:
+            connection.execute("update telemetry.alert set unknown_since = null")
+    assert (states["oil"], states["air"]) == ("unknown", "ok")
+    assert sensors(client, "device=pump")["pump", "oil"]["state"] == "firing"
+
+
 def test_a_value_that_is_missing_has_no_distance(client: httpx2.Client) -> None:
     item = sensors(client, "device=fan&metric=humidity*")["fan", "humidity_percent"]
     assert (item["value"], item["threshold"], item["state"]) == (None, None, "ok")
