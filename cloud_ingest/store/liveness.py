@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -52,12 +52,16 @@ class _Device(NamedTuple):
     seen: Seen
 
 
-# All devices with what was heard of them, what the cloud heard meanwhile, and what is on record
+# Devices with what was heard of them, what the cloud heard meanwhile, and what is on record; none of the sites at which
+# all is as it was: who is there was heard of in time, who is away is told and was not heard of.
 _DEVICES: Final = (
-    "select device.device_id, device.name, device.site, device.silence_seconds,"
-    " device_status.online, device_status.received_at, device_status.status ->> 'reason',"
-    " streams.arrived, streams.newest, coalesce(own.since, readings.since), coalesce(own.until, readings.until),"
-    " held.online, held.since, held.noticed_at, held.reason, held.told, held.outage_id"
+    "with seen as materialized ("
+    " select device.device_id, device.name, device.site, device.silence_seconds, device_status.online as said,"
+    "  device_status.received_at, device_status.status ->> 'reason' as said_reason, streams.arrived, streams.newest,"
+    "  coalesce(own.since, readings.since) as heard_since, coalesce(own.until, readings.until) as heard_until,"
+    "  held.online, held.since, held.noticed_at, held.reason, held.told, held.outage_id,"
+    "  greatest(streams.arrived, case when device_status.online then device_status.received_at end)"
+    "   >= now() - coalesce(device.silence_seconds * interval '1 s', %(silence)s) as in_time"
     " from telemetry.device"
     " left join telemetry.device_status using (device_id)"
     " left join telemetry.device_liveness as held using (device_id)"
@@ -66,6 +70,12 @@ _DEVICES: Final = (
     " left join telemetry.hearing as readings on readings.part = %(readings)s"
     " left join (select device_id, max(last_seen) as arrived, max(newest) as newest"
     "  from telemetry.stream group by device_id) as streams using (device_id)"
+    ")"
+    " select device_id, name, site, silence_seconds, said, received_at, said_reason, arrived, newest, heard_since,"
+    "  heard_until, online, since, noticed_at, reason, told, outage_id"
+    " from seen where site in (select site from seen where outage_id is not null or not coalesce("
+    "   case when online then said is not false and in_time else told and in_time is not true end, false)"
+    "  union select site from telemetry.site_outage where ended_at is null)"
 )
 
 
@@ -105,7 +115,7 @@ def _ears(connection: Connection) -> tuple[int, Hearing | None]:
 
 def _devices(connection: Connection, rules: LivenessRules, statuses: Hearing | None, now_ms: int) -> dict[int, _Device]:
     found = {}
-    for device_id, name, site, *row in connection.execute(_DEVICES, {"readings": READINGS}).fetchall():
+    for device_id, name, site, *row in _rows(connection, rules):
         silence_seconds, said, said_at, said_reason, arrived, newest, since, until, *standing = row
         word = None if said is None else Word(said, to_ms(said_at), _reason(said_reason))
         signs = [to_ms(it) for it in (arrived, said_at if said else None) if it is not None]
@@ -119,6 +129,11 @@ def _devices(connection: Connection, rules: LivenessRules, statuses: Hearing | N
         seen = Seen(_standing(*standing), presence(heard, ears, rules.grace_ms, now_ms))
         found[device_id] = _Device(name, site, seen)
     return found
+
+
+def _rows(connection: Connection, rules: LivenessRules) -> list[tuple[Any, ...]]:
+    parameters = {"readings": READINGS, "silence": timedelta(milliseconds=rules.silence_ms)}
+    return connection.execute(_DEVICES, parameters).fetchall()
 
 
 def _hearing(since: datetime | None, until: datetime | None) -> Hearing | None:
