@@ -148,6 +148,16 @@ def past_alerts(
     )
 
 
+def current_alerts(connection: Connection, *, ended_within_seconds: float) -> list[AlertRow]:
+    """All that is open, unknown ones too, and what ended by its own time not longer ago than that. Nothing late."""
+    return _select(
+        connection,
+        " where (ended_at is null or ended_at > now() - make_interval(secs => %(seconds)s)) and not late"
+        " order by alert_id",
+        {"seconds": ended_within_seconds},
+    )
+
+
 def get_alert(connection: Connection, alert_id: int) -> AlertRow | None:
     """One episode; None where there is none of this number."""
     rows = _select(connection, " where alert_id = %(id)s", {"id": alert_id})

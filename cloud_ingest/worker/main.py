@@ -19,6 +19,7 @@ from cloud_ingest.worker.dispatcher import Dispatcher
 from cloud_ingest.worker.late_judge import LateJudge
 from cloud_ingest.worker.liveness_watch import LivenessWatch
 from cloud_ingest.worker.metrics import WorkerMetrics
+from cloud_ingest.worker.resender import resenders_of
 from cloud_ingest.worker.status_listener import StatusListener
 from cloud_ingest.worker.telling import Telling
 from cloud_ingest.worker.upkeep import Upkeep
@@ -50,6 +51,7 @@ def run(config: Config, stop: threading.Event) -> int:
         listener.start()
         cleanup.callback(listener.close)
         parts = [watch.run, telling.run]
+        parts += [each.run for each in resenders_of(config)]
         if config.notifications.mqtt_topics:
             parts.append(AlertPublisher(config).run)
         threads = cleanup.enter_context(ThreadPoolExecutor(len(parts), "worker"))

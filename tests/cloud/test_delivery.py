@@ -383,3 +383,40 @@ def test_check_config_reads_the_files_of_receivers_and_prints_no_secret(tmp_path
     (tmp_path / "none").write_text("secret-word\n")
     out, _ = cloud_ingest("check-config", "--config", str(file), DATABASE_URL="postgresql://u@h/d")
     assert yaml.safe_load(out)["notifications"]["receivers"]["ops"]["url"] == "**********"
+
+
+@pytest.mark.slow
+def test_an_alertmanager_is_told_again_of_what_fires_and_of_what_ended(
+    worker: Worker, url: str, site: Web, connection: Db
+) -> None:
+    now = alerts.now_ms()
+    receiver = {"type": "alertmanager", "url": site.url, "allow_private": True, "resend_seconds": 1}
+    process = worker("only", {"prometheus": receiver})
+    fire(url, "pump", at=now)
+    fire(url, "mild", at=now)
+    with connection.transaction():
+        ends = datetime.now(UTC) + timedelta(hours=1)
+        create_silence(connection, Scope(device="mild"), starts_at=None, ends_at=ends, by="ann", note=None)
+    start = len(site.seen)
+    until(lambda: [it for it in told(site, start) if it == ("pump", False)][2:], 30, "repetitions of what fires")
+    # What is repeated ends in the future, or it would count as resolved
+    entry = json.loads(site.seen[-1][2])[-1]
+    assert entry["labels"]["alertname"] == "hot"
+    assert entry["endsAt"] > _time(alerts.now_ms())
+    site.status = 503  # an end that is not taken
+    pump = Source(url, "pump")
+    pump.write({now + 2_000: {"temperature_celsius": 0.0}})
+    until(lambda: _failures(connection) > 0, 30, "the end to fail")
+    refused = len(site.seen)
+    site.status = 200
+    until(lambda: ("pump", True) in told(site, refused), 30, "the end by repetition")
+    process.terminate()
+    assert process.wait(30) == 0
+    after = [it for it in told(site, refused) if it[0] == "pump"]
+    assert after[after.index(("pump", True)) :] == [("pump", True)] * after.count(("pump", True))
+
+
+def told(site: Web, start: int) -> list[tuple[str, bool]]:
+    """Of each alert in the requests from `start` on: its device, and whether it has ended."""
+    entries = [entry for _, _, body in site.seen[start:] for entry in json.loads(body)]
+    return [(it["labels"]["device"], it["annotations"]["state"] == "resolved") for it in entries]

@@ -1,5 +1,6 @@
 """Who is told of what, and what one message says."""
 
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,8 @@ from cloud_ingest.alerts.notify.message import message_of
 from cloud_ingest.alerts.notify.notification import Kind
 from cloud_ingest.alerts.notify.routing import Route, group_key, matches, routes
 from cloud_ingest.alerts.notify.settings import Match, Receiver
+from cloud_ingest.store.alerts import AlertRow
+from cloud_ingest.worker.resender import repeated
 
 AT = datetime(2026, 11, 20, 23, 39, tzinfo=UTC)
 CONTENT: dict[str, Any] = {
@@ -139,3 +142,30 @@ def test_waits_grow_to_a_bound_and_never_end_before_the_receiver_said(failures: 
     longest = delay_seconds(failures, asked, lambda _, high: high)
     assert max(1.0, asked or 0) <= shortest <= longest <= max(600.0, asked or 0)
     assert longest <= delay_seconds(failures + 1, asked, lambda _, high: high)
+
+
+def row(alert_id: int, *, ended: bool = False, device: str = "pump") -> AlertRow:
+    names = {it.name: None for it in fields(AlertRow)}
+    known: dict[str, Any] = {
+        "alert_id": alert_id,
+        "threshold": "hot",
+        "severity": "warning",
+        "device": device,
+        "site": "plant",
+        "metric": "temperature_celsius",
+        "labels": {},
+        "unit": "celsius",
+        "start_at": AT,
+        "ended_at": AT + timedelta(seconds=alert_id) if ended else None,
+    }
+    return AlertRow(**{**names, **known})
+
+
+def test_of_a_series_only_what_holds_now_is_repeated() -> None:
+    now = AT + timedelta(hours=1)
+    both = repeated([row(2), row(1, ended=True)], Match(), now)
+    assert [(it.alert_id, it.kind) for it in both] == [(2, Kind.FIRING)]
+    over = repeated([row(3, ended=True), row(4, ended=True)], Match(), now)
+    assert [(it.alert_id, it.kind) for it in over] == [(4, Kind.RESOLVED)]
+    assert len(repeated([row(1), row(2, device="valve")], Match(), now)) == 2
+    assert repeated([row(1)], Match(site="elsewhere"), now) == []
