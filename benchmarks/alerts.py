@@ -8,6 +8,9 @@ without thresholds and once with so many, in an order that changes from round to
 fleet: each watches one series of every device, above or below a level that is not reached, as in a fleet that is well.
 The ratio of the rounds' rates is the result: 0.9 means that judging costs 10 %.
 
+The machine is shared, and what else runs on it blurs this. So the transactions alone are measured too: the same batches
+are written to two databases in turn, one of them with the thresholds, and the ratio is the median of the batches'.
+
 Then a device sends samples that go beyond a level and back, one at a time, and the clock runs from the publish until
 the notification is committed; first alone, then beside the fleet at half the rate that was measured with thresholds.
 """
@@ -23,7 +26,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -39,10 +44,15 @@ from harness.wait import until
 from ingest import INGEST, SERIES, WORKLOADS, Data, Workload, generate, run_ingest
 
 from cloud_ingest.alerts.definition import Definition
+from cloud_ingest.decode import Limits, decode
+from cloud_ingest.message import Message
+from cloud_ingest.store.batch import BatchWriter, Block
 from cloud_ingest.store.migrate import migrate
 from cloud_ingest.store.thresholds import create_threshold
 
 TOLD_SAMPLES: Final = 200
+BATCH_TICKS: Final = 1_000
+WARM_UP_BATCHES: Final = 2
 KEY: Final = "probe_celsius"
 
 
@@ -86,6 +96,38 @@ def measure(work: Workload, server: Server, counts: tuple[int, int], repeat: int
         "rounds": {str(count): [round(it) for it in found] for count, found in rates.items()},
         "ratio": round(statistics.median(b / a for a, b in zip(without, with_them, strict=True)), 3),
     }
+
+
+def measure_transactions(server: Server, count: int) -> dict[str, Any]:
+    """Milliseconds of the transaction of a batch without and with thresholds, and the median of the batches' ratios."""
+    data = generate(WORKLOADS["live"])
+    seconds: tuple[list[float], list[float]] = ([], [])
+    with new_database(server) as plain, new_database(server) as judged, ExitStack() as stack:
+        for url in (plain, judged):
+            migrate(url)
+        add_thresholds(judged, count)
+        writers = [stack.enter_context(closing(BatchWriter(url))) for url in (plain, judged)]
+        for number, batch in enumerate(batched_blocks(data)):
+            for way in (0, 1) if number % 2 else (1, 0):
+                started = time.perf_counter()
+                writers[way].write(batch, [])
+                seconds[way].append(time.perf_counter() - started)
+    without, with_them = (found[WARM_UP_BATCHES:] for found in seconds)
+    return {
+        "ticks": BATCH_TICKS,
+        "milliseconds": [round(1000 * statistics.median(found), 1) for found in (without, with_them)],
+        "time_ratio": round(statistics.median(b / a for a, b in zip(without, with_them, strict=True)), 3),
+    }
+
+
+def batched_blocks(data: Data) -> Iterator[list[Block]]:
+    """The messages as an ingester has decoded them, in batches of the same size."""
+    limits = Limits(2**20, 2**20, max_future_ms=3_600_000, max_age_ms=86_400_000)
+    now_ms = time.time_ns() // 1_000_000
+    messages = data.messages()
+    while part := list(islice(messages, BATCH_TICKS)):
+        decoded = [decode(Message(topic, payload), limits, now_ms) for topic, payload in part]
+        yield [block for blocks in decoded if isinstance(blocks, list) for block in blocks]
 
 
 def told_seconds(url: str, broker: Mosquitto) -> list[float]:
@@ -160,6 +202,7 @@ def main() -> None:
             wanted = [work for work in WORKLOADS.values() if options.mode in (work.name, "both")]
             results = [measure(it, server, (0, options.thresholds), options.repeat, directory) for it in wanted]
             slowest = min(it["rounds"][str(options.thresholds)][0] for it in results)
+            transactions = measure_transactions(server, options.thresholds)
             told = measure_told(server, options.thresholds, slowest / SERIES / 2, directory)
     except Absent as absent:
         parser.exit(1, f"can't measure on TimescaleDB: {absent}\n")
@@ -167,11 +210,12 @@ def main() -> None:
         server.close()
     for result in results:
         print(f"{result['mode']:8} {result['samples_per_second']} samples/s, with / without: {result['ratio']:.3f}")
+    print(f"transaction: {transactions}")
     print(f"sample to notification: {told}")
     if options.json:
         machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        figures = {"date": date, "machine": machine, "results": results, "told": told}
+        figures = {"date": date, "machine": machine, "results": results, "transactions": transactions, "told": told}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
