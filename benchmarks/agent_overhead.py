@@ -1,16 +1,22 @@
 """What the agent costs the machine that it measures, and node_exporter beside it.
 
     PYTHONPATH=tests .venv/bin/python benchmarks/agent_overhead.py [--seconds 120] [--interval 5] [--directory DIR]
+        [--program edge-agent]
 
 At the same time, on the same machine, for the same span and at the same interval: an agent with the default collectors
 that stores each tick before it is sent; one that keeps ticks in memory for 30 s (`outbox.flush_after_seconds`); and
 node_exporter (Debian's package, unpacked), asked for its metrics. Each agent has a mosquitto of its own and something
 that commits what arrives, as the cloud does. What is counted comes from the kernel: resident memory at the end, and
-over the span without its first 15 s, CPU time of the process and bytes that it caused to be written to the disk.
+over the span without its first 15 s, CPU time of the process, how often its threads went to sleep (voluntary context
+switches), and bytes that it caused to be written to the disk.
+
+`--program` is the agent of another environment: one with `requirements/edge.txt` alone is what a device has, and takes
+less memory than one with everything that development needs.
 
 DIR holds the outboxes, and must not be in memory. Bytes a sample are those of payloads: live as they arrived, backlog
-as the agent would encode 1,000 readings, which are taken anew as fast as they can be (so values change less than they
-would in 1,000 intervals; that favours compression) and told with the times of the interval.
+as the agent would encode all ticks of the span in one message. These are the same readings, as far apart as they were
+taken. A message of 1,000 of them would take over an hour, so beside it stands what each tick of its second half added,
+which is what any number of further ones would take.
 """
 
 import argparse
@@ -21,7 +27,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,17 +46,13 @@ from harness.processes import Process
 from harness.wait import until
 
 from edge_agent import messages
-from edge_agent.collectors.registry import groups
-from edge_agent.config import Config
 from edge_agent.outbox import Outbox
 from edge_agent.reading import Reading
-from edge_agent.scheduler import Scheduler
-from edge_agent.statistics import Statistics
 from telemetry_contract.codec import encode
+from telemetry_contract.payload import Tick
 
 WARM_UP_SECONDS: Final = 15.0
 DAY_SECONDS: Final = 86_400.0
-BACKLOG_TICKS: Final = 1_000
 
 
 class Used(NamedTuple):
@@ -58,13 +61,14 @@ class Used(NamedTuple):
     at: float
     cpu_seconds: float
     written_bytes: int
+    sleeps: int
     rounds: int
 
 
 class Agent:
     """An agent with the default collectors, its broker and its cloud."""
 
-    def __init__(self, directory: Path, interval_seconds: float, flush_after_seconds: float) -> None:
+    def __init__(self, program: Path, directory: Path, interval_seconds: float, flush_after_seconds: float) -> None:
         directory.mkdir()
         self.port = free_port()
         self.broker = Mosquitto(directory)
@@ -80,7 +84,6 @@ class Agent:
             "status": {"listen": f"127.0.0.1:{self.port}"},
         }
         (directory / "edge.yaml").write_text(yaml.safe_dump(config))
-        program = Path(sys.executable).with_name("edge-agent")
         self.process = Process([program, "run", "--config", directory / "edge.yaml"], log=directory / "log")
 
     @contextmanager
@@ -99,9 +102,13 @@ class Agent:
         """So far."""
         return used(self.process.pid, len(self.cloud.arrivals))
 
+    def ticks(self) -> list[Tick]:
+        """Those that arrived live."""
+        return [arrival.message for arrival in self.cloud.arrivals if isinstance(arrival.message, Tick)]
+
     def live_bytes_a_sample(self) -> float:
         """Of all that arrived."""
-        arrived = [arrival.message for arrival in self.cloud.arrivals]
+        arrived = self.ticks()
         samples = sum(len(message.values) for message in arrived)
         compress_above = messages.LIVE_COMPRESS_ABOVE
         return sum(len(encode(message, compress_above=compress_above).payload) for message in arrived) / samples
@@ -157,7 +164,9 @@ def used(pid: int, rounds: int) -> Used:
     """What the kernel counts of a process, beside its rounds."""
     process = psutil.Process(pid)
     cpu = process.cpu_times()
-    return Used(time.monotonic(), cpu.user + cpu.system, process.io_counters().write_bytes, rounds)
+    tasks = Path(f"/proc/{pid}/task").glob("*/status")
+    sleeps = sum(int(task.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for task in tasks)
+    return Used(time.monotonic(), cpu.user + cpu.system, process.io_counters().write_bytes, sleeps, rounds)
 
 
 def memory_mb(pid: int) -> tuple[float, float]:
@@ -167,25 +176,21 @@ def memory_mb(pid: int) -> tuple[float, float]:
     return rss, pss
 
 
-def backlog_bytes_a_sample(directory: Path, interval_seconds: float) -> tuple[float, str]:
-    """What 1,000 ticks of this machine take in one message, and how that is compressed."""
-    statistics = Statistics()
-    scheduler = Scheduler(groups(Config(), statistics), lambda _: None, statistics)
-    scheduler.collect_once()  # CPU usage is measured between two calls
-    (first,) = scheduler.collect_once()
-    keys = first.values.keys()
-    readings: list[Reading] = []
-    while len(readings) < BACKLOG_TICKS:
-        for reading in scheduler.collect_once():
-            if reading.values.keys() == keys:
-                t_ms = first.t_ms + round(len(readings) * interval_seconds * 1_000)
-                readings.append(Reading(t_ms, reading.monotonic_ns, reading.values))
-    scheduler.stop()
+def backlog(directory: Path, arrived: Sequence[Tick]) -> str:
+    """What the ticks with the keys that most have take in one message."""
+    keys, _ = Counter(tuple(tick.values) for tick in arrived).most_common(1)[0]
+    alike = [tick for tick in arrived if tuple(tick.values) == keys]
     outbox = Outbox.open(directory / "backlog.db", max_bytes=1_000_000_000)
-    ticks = outbox.ticks(outbox.append_many(readings))
+    ticks = outbox.ticks(outbox.append_many([Reading(tick.t, 0, tick.values) for tick in alike]))
     outbox.close()
-    encoded = messages.backlog(uuid4(), 1, ticks, tuple(keys))
-    return len(encoded.payload) / (len(keys) * len(ticks)), encoded.content_type
+    half = len(ticks) // 2
+    whole = messages.backlog(uuid4(), 1, ticks, keys)
+    first_half = messages.backlog(uuid4(), 1, ticks[:half], keys)
+    added = (len(whole.payload) - len(first_half.payload)) / (len(ticks) - half)
+    return (
+        f"backlog of {len(ticks)} ticks of {len(keys)} samples: {len(whole.payload) / len(ticks) / len(keys):.2f}"
+        f" bytes/sample ({whole.content_type}); {added / len(keys):.2f} in its second half"
+    )
 
 
 def row(name: str, pid: int, before: Used, after: Used, bytes_a_sample: str) -> str:
@@ -194,7 +199,10 @@ def row(name: str, pid: int, before: Used, after: Used, bytes_a_sample: str) -> 
     rss, pss = memory_mb(pid)
     cpu_ms = 1_000 * (after.cpu_seconds - before.cpu_seconds) / rounds
     written_mb = (after.written_bytes - before.written_bytes) * DAY_SECONDS / span / 1e6
-    return f"{name:<24} {rss:>7.1f} {pss:>7.1f} {cpu_ms:>11.1f} {written_mb:>14.1f} {bytes_a_sample:>14}"
+    sleeps = (after.sleeps - before.sleeps) / rounds
+    return (
+        f"{name:<24} {rss:>7.1f} {pss:>7.1f} {cpu_ms:>11.1f} {sleeps:>11.1f} {written_mb:>14.1f} {bytes_a_sample:>14}"
+    )
 
 
 def main() -> None:
@@ -202,14 +210,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--interval", type=float, default=5.0)
+    parser.add_argument("--program", type=Path, default=Path(sys.executable).with_name("edge-agent"))
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"))  # noqa: S108 - a disk, unlike /tmp
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as made, ExitStack() as running:
         directory = Path(made)
-        backlog, compression = backlog_bytes_a_sample(directory, options.interval)
         agents = {
-            "agent, strict": Agent(directory / "strict", options.interval, 0.0),
-            "agent, 30 s in memory": Agent(directory / "flush", options.interval, 30.0),
+            "agent, strict": Agent(options.program, directory / "strict", options.interval, 0.0),
+            "agent, 30 s in memory": Agent(options.program, directory / "flush", options.interval, 30.0),
         }
         parts: dict[str, Any] = dict(agents)
         try:
@@ -223,8 +231,12 @@ def main() -> None:
         measure(parts, options.seconds, options.interval)
         after = {name: part.used() for name, part in parts.items()}
         print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.platform()}, {os.cpu_count()} cores,", end=" ")
-        print(f"Python {platform.python_version()}, {options.seconds:g} s at {options.interval:g} s")
-        print(f"{'':<24} {'RSS MB':>7} {'PSS MB':>7} {'CPU ms/tick':>11} {'written MB/day':>14} {'bytes/sample':>14}")
+        load = "/".join(f"{one:.1f}" for one in os.getloadavg())
+        print(f"Python {platform.python_version()}, {options.seconds:g} s at {options.interval:g} s, load {load}")
+        print(
+            f"{'':<24} {'RSS MB':>7} {'PSS MB':>7} {'CPU ms/tick':>11} {'sleeps/tick':>11} {'written MB/day':>14}"
+            f" {'bytes/sample':>14}"
+        )
         for name, part in parts.items():
             wire = (
                 f"{part.live_bytes_a_sample():.1f} live"
@@ -232,7 +244,7 @@ def main() -> None:
                 else f"{part.bytes / part.samples:.1f} scrape"
             )
             print(row(name, part.process.pid, before[name], after[name], wire))
-        print(f"backlog of {BACKLOG_TICKS} ticks: {backlog:.2f} bytes/sample ({compression})")
+        print(backlog(directory, agents["agent, strict"].ticks()))
 
 
 def measure(parts: dict[str, Any], seconds: float, interval_seconds: float) -> None:

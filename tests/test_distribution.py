@@ -14,6 +14,13 @@ import edge_agent
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("telemetry_contract", "edge_agent", "cloud_ingest", "telemetry_bridge")
 NOT_FOR_THE_EDGE = {"psycopg", "psycopg_pool", "fastapi", "starlette", "uvicorn", "numpy", "typer", "rich", "pydantic"}
+# Each costs memory for as long as the agent runs.
+FOR_THOSE_WHO_ASK = {
+    *("asyncio", "concurrent.futures", "multiprocessing", "importlib.metadata", "logging.handlers", "difflib"),
+    *("prometheus_client", "pymodbus", "edge_agent.collectors.exec", "edge_agent.collectors.execd"),
+    *("edge_agent.collectors.processes", "edge_agent.collectors.textfile", "edge_agent.collectors.plugins"),
+    *("edge_agent.collectors.http_input", "edge_agent.collectors.mqtt_input", "edge_agent.dry_run"),
+}
 
 
 def test_agent_imports_nothing_of_the_cloud() -> None:
@@ -24,6 +31,17 @@ def test_agent_imports_nothing_of_the_cloud() -> None:
     roots = {name.partition(".")[0] for name in loaded}
     assert "edge_agent" in roots
     assert roots & (NOT_FOR_THE_EDGE | {"cloud_ingest", "telemetry_bridge"}) == set()
+
+
+def test_agent_with_its_defaults_imports_nothing_that_only_others_need() -> None:
+    program = (
+        "import sys, edge_agent.cli, edge_agent.agent; from edge_agent.collectors.registry import groups;"
+        " from edge_agent.config import Config; from edge_agent.statistics import Statistics;"
+        " groups(Config(), Statistics()); print(*sys.modules)"
+    )
+    loaded = set(run(sys.executable, "-c", program).split())
+    assert "edge_agent.collectors.cpu" in loaded
+    assert loaded & FOR_THOSE_WHO_ASK == set()
 
 
 @pytest.fixture(scope="module")
