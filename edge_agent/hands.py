@@ -19,7 +19,8 @@ class Hands(Generic[T]):
     """Calls functions by their names, each time it is asked to, in daemon threads.
 
     `begin`, `outcome` and `close` are for one caller thread at a time. A function is never called while an earlier call
-    of it has not returned, and holds up the others for `patience_seconds` at most.
+    of it has not returned, and holds up the others for `patience_seconds` at most. A single function is always called
+    in the same thread.
     """
 
     def __init__(self, functions: Mapping[str, Callable[[], T]], *, name: str, patience_seconds: float) -> None:
@@ -45,12 +46,9 @@ class Hands(Generic[T]):
             asked = [name for name in self._functions if name not in self._running]
             self._outcomes.clear()
             self._waiting = deque(asked)
-            if at_once:
-                for _ in asked:
-                    self._hire()
-            elif self._idle:
-                self._to_do.notify()
-            elif asked:
+            self._to_do.notify_all()
+            wanted = len(asked) if at_once else min(1, len(asked))
+            for _ in range(wanted - self._idle):
                 self._hire()
         return frozenset(asked)
 
@@ -66,7 +64,7 @@ class Hands(Generic[T]):
                     return None
                 taken = self._taken
                 self._done.wait(min(left_seconds, self._patience_seconds) if self._waiting else left_seconds)
-                if self._waiting and self._taken == taken:
+                if self._waiting and self._running and self._taken == taken:
                     self._hire()
             return self._outcomes.get(name)
 
@@ -81,20 +79,22 @@ class Hands(Generic[T]):
         threading.Thread(target=self._serve, name=self._name, daemon=True).start()
 
     def _serve(self) -> None:
-        while (name := self._next()) is not None:
+        done: tuple[str, Outcome[T]] | None = None
+        while (name := self._next(done)) is not None:
             try:
-                outcome = Outcome(value=self._functions[name]())
+                done = name, Outcome(value=self._functions[name]())
             except BaseException as exc:  # noqa: BLE001 - whatever it raises is the caller's to judge
-                outcome = Outcome(error=exc)
-            with self._lock:
+                done = name, Outcome(error=exc)
+
+    def _next(self, done: tuple[str, Outcome[T]] | None) -> str | None:
+        """Takes what the last call came to; the function to call next, or None where this thread is to end."""
+        with self._lock:
+            if done is not None:
+                name, outcome = done
                 self._outcomes[name] = outcome
                 self._running.remove(name)
                 if not self._waiting:  # else who waits is woken by the last of them
                     self._done.notify()
-
-    def _next(self) -> str | None:
-        """The name of the next function to call, after waiting for it; None where this thread is to end."""
-        with self._lock:
             while not self._waiting:
                 if self._closed or self._idle:  # one that waits is enough
                     return None

@@ -20,9 +20,10 @@ class Collector(Protocol):
     value", an empty answer means "nothing to report", which is no error. The keys should be the same each time, as
     the store keeps one layout for each set of keys.
 
-    It is called from one thread, which is not the one that built it, and never again before it has returned; it may
-    take as long as it needs, but is left out of the ticks that it is late for. It may raise CollectorError to say why
-    it can't measure; whatever it raises costs its own values of this tick and nothing else.
+    It is called from a thread that is not the one that built it, always the same where it is alone in its group, and
+    never again before it has returned; it may take as long as it needs, but is left out of the ticks that it is late
+    for. It may raise CollectorError to say why it can't measure; whatever it raises costs its own values of this tick
+    and nothing else.
     """
 
     def collect(self) -> Mapping[str, float | None]:

@@ -56,6 +56,21 @@ def test_one_thread_makes_all_calls_in_their_order() -> None:
     both.close()
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_single_function_is_always_called_in_the_same_thread(at_once: bool) -> None:  # noqa: FBT001 - the case
+    threads: set[int] = set()
+
+    def call() -> int:
+        threads.add(threading.get_ident())
+        return len(threads)
+
+    one = hands(1e-9, call=call)
+    for _ in range(300):
+        assert one.begin(at_once=at_once) == {"call"}
+        assert values(one, frozenset({"call"})) == {"call": 1}
+    one.close()
+
+
 def test_a_call_that_takes_its_time_holds_up_the_others_no_longer_than_patience() -> None:
     slow = Held()
     both = hands(0.01, slow=slow, quick=lambda: 7)
