@@ -1,12 +1,13 @@
 """Firing alerts of which nothing comes: unknown, and told so, until a sample comes of a device that is there."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from psycopg.types.json import Jsonb
 
 from cloud_ingest.alerts.liveness import Ears, Hearing, LastSample, is_unknown
 from cloud_ingest.alerts.rule import NoData
+from cloud_ingest.store import alert_states
 from cloud_ingest.store.database import Connection, translated
 from cloud_ingest.store.hearing import READINGS
 from cloud_ingest.store.rollup.state import to_ms
@@ -15,7 +16,8 @@ _LOCK: Final = 0x7465_6C65_0006
 
 # Open episodes with what came of them last, by the thresholds of now, and what the cloud hears of their devices
 _OPEN: Final = (
-    "select alert.alert_id, alert.unknown_seen_ms, alert_state.seen_ms, coalesce(device_liveness.online, true),"
+    "select alert.device_id, alert.alert_id, alert.unknown_seen_ms, alert_state.seen_ms,"
+    " coalesce(device_liveness.online, true),"
     " threshold.definition #>> '{no_data,then}', (threshold.definition #>> '{no_data,after_seconds}')::float8,"
     " coalesce(own.since, readings.since), coalesce(own.until, readings.until), clock_timestamp()"
     " from telemetry.alert"
@@ -51,6 +53,15 @@ _CHANGE: Final = (
 )
 
 
+class _Change(NamedTuple):
+    """What is told of an alert of a device, and its newest sample where it becomes unknown."""
+
+    device_id: int
+    alert_id: int
+    content: Jsonb
+    unknown_seen_ms: int | None
+
+
 def look_at_alerts(connection: Connection, grace_ms: int) -> int:
     """Finds out of which firing alerts nothing is known, and which are known again; how many changed.
 
@@ -60,25 +71,31 @@ def look_at_alerts(connection: Connection, grace_ms: int) -> int:
         ((mine,),) = connection.execute("select pg_try_advisory_xact_lock(%s)", [_LOCK]).fetchall()
         if not mine:
             return 0
-        changes = [
-            change
-            for row in connection.execute(_OPEN, {"readings": READINGS}).fetchall()
-            if (change := _change(row, grace_ms)) is not None
-        ]
+        device_ids = sorted({it.device_id for it in _changes(connection, grace_ms)})
+        if not device_ids:
+            return 0
+        alert_states.lock(connection, device_ids)
+        # Again, now that no ingester judges them: a sample may have come meanwhile
+        changes = [it for it in _changes(connection, grace_ms) if it.device_id in device_ids]
         if changes:
-            alerts, contents, seen = (list(column) for column in zip(*changes, strict=True))
+            _, alerts, contents, seen = (list(column) for column in zip(*changes, strict=True))
             connection.execute(_CHANGE, {"alerts": alerts, "contents": contents, "seen": seen})
         return len(changes)
 
 
-def _change(row: Sequence[Any], grace_ms: int) -> tuple[int, Jsonb, int | None] | None:
-    """The alert, what is told of it, and its newest sample where it becomes unknown; None where it stays as it is."""
-    alert_id, unknown_seen_ms, seen_ms, online, then, after_seconds, since, until, now = row
+def _changes(connection: Connection, grace_ms: int) -> list[_Change]:
+    rows = connection.execute(_OPEN, {"readings": READINGS}).fetchall()
+    return [change for row in rows if (change := _change(row, grace_ms)) is not None]
+
+
+def _change(row: Sequence[Any], grace_ms: int) -> _Change | None:
+    """What becomes of an open alert; None where it stays as it is."""
+    device_id, alert_id, unknown_seen_ms, seen_ms, online, then, after_seconds, since, until, now = row
     silence_ms = round(after_seconds * 1000) if then == NoData.UNKNOWN else None
     ears = Ears(None, None if since is None else Hearing(to_ms(since), to_ms(until)))
     why = is_unknown(LastSample(online, seen_ms, silence_ms), ears, grace_ms, to_ms(now))
     if unknown_seen_ms is None and why is not None:
-        return alert_id, Jsonb({"kind": "unknown", "reason": why}), seen_ms
+        return _Change(device_id, alert_id, Jsonb({"kind": "unknown", "reason": why}), seen_ms)
     if unknown_seen_ms is not None and why is None and seen_ms > unknown_seen_ms:
-        return alert_id, Jsonb({"kind": "firing"}), None
+        return _Change(device_id, alert_id, Jsonb({"kind": "firing"}), None)
     return None
