@@ -18,6 +18,7 @@ from cloud_ingest.alerts.notify.routing import Route
 from cloud_ingest.alerts.silence import About
 from cloud_ingest.store.database import Connection, translated
 from cloud_ingest.store.silences import SilenceRow, active_silences, silenced_until
+from cloud_ingest.store.text import storable
 
 _FAN_OUT_LOCK: Final = 0x6661_6E6F  # advisory, of the transaction that makes messages
 _MOST_AT_ONCE: Final = 500
@@ -195,7 +196,7 @@ def failed(
             "last_error = %(why)s, due_at = now() + %(delay)s,"
             " state = case when now() - waiting_since >= %(give_up)s then 'dead' else state end,"
             " done_at = case when now() - waiting_since >= %(give_up)s then now() end",
-            {"why": why, "delay": delay, "give_up": give_up},
+            {"why": storable(why), "delay": delay, "give_up": give_up},
         )
         connection.execute(
             "update telemetry.receiver set failures = failures + 1, paused_until = now() + %s where name = %s",
@@ -207,7 +208,7 @@ def failed(
 def refused(connection: Connection, claimed: Claimed, why: str) -> None:
     """The receiver will never take it: it is kept as dead. Raises StoreUnavailable."""
     with translated(), connection.transaction():
-        _settle(connection, claimed, "state = 'dead', done_at = now(), last_error = %(why)s", {"why": why})
+        _settle(connection, claimed, "state = 'dead', done_at = now(), last_error = %(why)s", {"why": storable(why)})
 
 
 def backlogs(connection: Connection) -> list[Backlog]:

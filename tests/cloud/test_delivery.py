@@ -16,6 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
 from harness import alerts
 from harness.api import Source
 from harness.broker import Mosquitto
@@ -216,6 +218,47 @@ def test_what_is_refused_is_dead_at_once_and_holds_nothing_up(url: str, site: We
         site.status = 204
         fire(url, "valve")
         until(lambda: states(connection) == Counter(dead=1, sent=1), 30, "the next message")
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_an_answer_that_no_database_takes_harms_nothing(url: str, site: Web, connection: Db, status: int) -> None:
+    site.status, site.answer = status, b"no\0\xff\ntext"
+    with telling(url, {"ops": hook(site, **ALONE)}, give_up_after_seconds=0.001):
+        fire(url)
+        until(lambda: states(connection) == Counter(dead=1), 30, "the message to be given up")
+        site.status = 204
+        fire(url, "valve")
+        until(lambda: states(connection) == Counter(dead=1, sent=1), 30, "the next message")
+
+
+class Mailbox:
+    """Keeps the mails that a server was given."""
+
+    def __init__(self) -> None:
+        self.mails: list[bytes] = []
+
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - the library's name
+        assert isinstance(envelope.content, bytes)
+        self.mails.append(envelope.content)
+        return "250 OK"
+
+
+def test_a_group_is_one_mail(url: str, connection: Db) -> None:
+    mailbox, port = Mailbox(), free_port()
+    controller = Controller(mailbox, hostname="127.0.0.1", port=port, ready_timeout=20)
+    controller.start()
+    try:
+        fire(url, "pump")
+        fire(url, "valve")
+        mail = {"type": "email", "host": "127.0.0.1", "port": port, "security": "none", "group_wait_seconds": 0.5}
+        with telling(url, {"people": {**mail, "sender": "bridge@example.org", "to": ["ann@example.org"]}}):
+            until(settled(connection, 1), 30, "the mail")
+    finally:
+        controller.stop()
+    [mail_text] = mailbox.mails
+    assert b"Subject: [warning] hot at plant: 2 firing" in mail_text
+    assert b"pump: temperature_celsius" in mail_text
+    assert b"valve: temperature_celsius" in mail_text
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ class Web:
 
     url: str = ""
     status: int = 204
+    answer: bytes = b"because"
     headers: dict[str, str] = field(default_factory=dict)
     seen: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -27,7 +28,7 @@ def web(port: int = 0) -> Iterator[Web]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, headers = state.status, dict(state.headers)
+            status, headers, answer = state.status, dict(state.headers), state.answer
             state.seen.append((self.path, dict(self.headers), body))
             state.go_on.wait(60)
             try:
@@ -35,10 +36,10 @@ def web(port: int = 0) -> Iterator[Web]:
                 for name, value in headers.items():
                     self.send_header(name, value)
                 if status != 204:
-                    self.send_header("Content-Length", "7")
+                    self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 if status != 204:
-                    self.wfile.write(b"because")
+                    self.wfile.write(answer)
             except OSError:  # whoever asked is gone
                 pass
 
