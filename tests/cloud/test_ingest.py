@@ -19,7 +19,7 @@ from harness.wait import until
 
 from cloud_ingest import config
 from cloud_ingest.errors import SchemaMissing
-from cloud_ingest.ingest import main
+from cloud_ingest.ingest import decoders, main
 from cloud_ingest.store.migrate import migrate
 from telemetry_contract.codec import encode
 from telemetry_contract.payload import Tick
@@ -288,7 +288,7 @@ def test_defect_ends_the_role_though_a_commit_waits_for_the_database(
         with Device(broker) as device:
             device.send_tick(1, now_ms(), {"a": 1.0})
             until(lambda: "database is away" in caplog.text, 15, "notice that the database is away")
-            monkeypatch.setattr(main, "decode", fail)
+            monkeypatch.setattr(decoders, "decode", fail)
             device.send_tick(2, now_ms(), {"a": 1.0})
 
     sending = threading.Thread(target=send)
