@@ -7,13 +7,14 @@ import logging
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg.sql
 import pytest
 import yaml
 from aiosmtpd.controller import Controller
@@ -26,10 +27,14 @@ from harness.ports import free_port
 from harness.processes import NewProcess, Process
 from harness.wait import until
 from harness.web import Web, web
+from pydantic import TypeAdapter
 
 from cloud_ingest import config
-from cloud_ingest.alerts.notify.settings import Notifications
+from cloud_ingest.alerts.notify.change import Change
+from cloud_ingest.alerts.notify.routing import Route, routes
+from cloud_ingest.alerts.notify.settings import Notifications, Receiver
 from cloud_ingest.alerts.silence import Scope
+from cloud_ingest.store import deliveries
 from cloud_ingest.store.database import connect
 from cloud_ingest.store.migrate import migrate
 from cloud_ingest.store.silences import create_silence
@@ -463,3 +468,42 @@ def told(site: Web, start: int) -> list[tuple[str, bool]]:
     """Of each alert in the requests from `start` on: its device, and whether it has ended."""
     entries = [entry for _, _, body in site.seen[start:] for entry in json.loads(body)]
     return [(it["labels"]["device"], it["annotations"]["state"] == "resolved") for it in entries]
+
+
+@pytest.mark.parametrize("about", ["alert_id", "device_id"])
+def test_a_message_waits_for_an_earlier_one_about_the_same_and_for_no_other(
+    url: str, connection: Db, about: str
+) -> None:
+    fire(url, "pump")
+    fire(url, "valve")
+    connection.execute("update telemetry.notification set fanned_out_at = now()")
+    column = psycopg.sql.Identifier(about)
+    named = psycopg.sql.SQL("insert into telemetry.notification ({}, kind, content) values (%s, 'online', %s)")
+    for number in (1, 1, 2):
+        connection.execute(named.format(column), [number, "{}"])
+    receivers = {"ops": TypeAdapter(Receiver).validate_python({"type": "webhook", "url": "https://h", **ALONE})}
+    deliveries.register(connection, receivers)
+
+    def router(changes: Sequence[Change], told: Collection[tuple[str, int]]) -> Sequence[Route]:
+        return routes(receivers, changes, told)
+
+    def claim() -> int | None:
+        claimed = deliveries.claim(connection, "ops", None, timedelta(hours=1))
+        return None if claimed is None else claimed.number
+
+    assert deliveries.fan_out(connection, router, {"ops": timedelta()}) == 3
+    first = deliveries.claim(connection, "ops", None, timedelta(hours=1))
+    assert first is not None
+    assert claim() == first.number + 2  # the second is about the same as the first
+    assert claim() is None
+    hour = timedelta(hours=1)
+    deliveries.failed(connection, first, "busy", delay=hour, pause=timedelta(), give_up=hour)
+    assert claim() is None
+    connection.execute("update telemetry.delivery set due_at = now()")
+    again = deliveries.claim(connection, "ops", None, timedelta(hours=1))
+    assert again is not None
+    assert (again.delivery_id, again.attempts) == (first.delivery_id, 2)
+    deliveries.sent(connection, first)  # whose claim is over: it changes nothing
+    assert claim() is None
+    deliveries.sent(connection, again)
+    assert claim() == first.number + 1
