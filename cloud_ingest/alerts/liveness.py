@@ -73,6 +73,20 @@ class LastSample:
     rule_silence_ms: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """A series without values beside its device, both by the clock of the device: the newest of each.
+
+    `device_went_on` is whether the device sent anything in the older half of the silence, `back_since_ms` when it came
+    back, by the clock of the cloud.
+    """
+
+    seen_ms: int
+    device_ms: int
+    device_went_on: bool
+    back_since_ms: int | None
+
+
 class Presence(NamedTuple):
     """How a device is; `since_ms` is when it was last heard of where it is away."""
 
@@ -123,3 +137,18 @@ def is_unknown(last: LastSample, ears: Ears, grace_ms: int, now_ms: int) -> str 
         return None
     patience_ms = max(grace_ms, last.rule_silence_ms)
     return "silent" if _knows(ears.readings, patience_ms, now_ms) else None
+
+
+def has_gone_silent(quiet: Quiet, silence_ms: int, readings: Hearing | None, grace_ms: int, now_ms: int) -> bool:
+    """Whether a series is silent while its device goes on and the cloud hears it.
+
+    That its device goes on is what tells its silence from that of the device: of a device that comes back, what it
+    sends most often comes first.
+    """
+    patience_ms = max(grace_ms, silence_ms)
+    return (
+        quiet.device_ms - quiet.seen_ms > silence_ms
+        and quiet.device_went_on
+        and (quiet.back_since_ms is None or now_ms - quiet.back_since_ms > patience_ms)
+        and _knows(readings, patience_ms, now_ms)
+    )

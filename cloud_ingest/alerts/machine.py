@@ -181,11 +181,11 @@ def _reached(rule: Rule, time_ms: int, beyond_since: int | None, critical_since:
 
 
 def phase_at(state: State, rule: Rule, now_ms: int) -> Phase:
-    """How the state looks at a time, for which silence counts as `rule.no_data` says.
+    """How the state looks at a time, for which silence counts as `rule.no_data` says; an alert of it is an episode.
 
     `now_ms` may be before the newest sample, by a clock that is ahead. A series that never sent anything is `unknown`.
     """
     newest = state.time_ms if state.seen_ms is None else state.seen_ms
     if newest is not None and (now_ms - newest <= rule.silence_ms or rule.no_data is NoData.KEEP):
         return state.phase
-    return Phase.FIRING if rule.no_data is NoData.ALERT and newest is not None else Phase.UNKNOWN
+    return Phase.UNKNOWN

@@ -45,7 +45,7 @@ class Alert(BaseModel):
     end: datetime | None = Field(description="null while it is open.")
     end_reason: str | None = Field(
         description="cleared; withdrawn where no threshold watches the series any more; revised where late samples show"
-        " that it was none; null while it is open."
+        " that it was none; returned where a silent series sends again; null while it is open."
     )
     duration_seconds: float = Field(description="To its end, or to now.")
     peak: float | None = Field(description="The worst value.")

@@ -22,7 +22,7 @@ from cloud_ingest.api.times import format_time
 from cloud_ingest.store import alert_states
 from cloud_ingest.store.current import Position
 from cloud_ingest.store.pool import ReadPool
-from cloud_ingest.store.realtime import RealtimeRow, realtime_values, unknown_alerts
+from cloud_ingest.store.realtime import RealtimeRow, realtime_values, silent_alerts, unknown_alerts
 from cloud_ingest.store.rollup.state import to_ms
 from cloud_ingest.store.thresholds import candidates, versions
 
@@ -88,7 +88,9 @@ class _Judges:
         thresholds: Sequence[Candidate],
         rules: Mapping[int, Versions],
         states: Mapping[Watched, State],
+        *,
         unknown: Collection[Watched],
+        silent: Collection[Watched],
         now_ms: int,
     ) -> None:
         self.thresholds = thresholds
@@ -96,6 +98,7 @@ class _Judges:
         self._rules = rules
         self._states = states
         self._unknown = unknown
+        self._silent = silent
 
     def standings(self, row: RealtimeRow) -> list[Standing]:
         """How the series stands to each threshold that judges it."""
@@ -106,7 +109,11 @@ class _Judges:
             watched = Watched(row.device_id, candidate.threshold_id, row.key_id)
             state = self._states.get(watched) or State(to_ms(row.time))
             stands = standing(candidate, rule, state, row.value, self.now_ms)
-            found.append(replace(stands, phase=Phase.UNKNOWN) if watched in self._unknown else stands)
+            if watched in self._silent:
+                stands = replace(stands, phase=Phase.FIRING)
+            elif watched in self._unknown:
+                stands = replace(stands, phase=Phase.UNKNOWN)
+            found.append(stands)
         return found
 
 
@@ -132,7 +139,10 @@ def router(pool: ReadPool, kept: timedelta) -> APIRouter:
             )
             device_ids = sorted({row.device_id for row in rows})
             states, unknown = alert_states.read(connection, device_ids), unknown_alerts(connection, device_ids)
-            judges = _Judges(candidates(connection), versions(connection), states, unknown, to_ms(now))
+            silent = silent_alerts(connection, device_ids)
+            judges = _Judges(
+                candidates(connection), versions(connection), states, unknown=unknown, silent=silent, now_ms=to_ms(now)
+            )
         more = len(rows) > query.limit
         rows = rows[: query.limit]
         content = {

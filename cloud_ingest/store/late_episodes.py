@@ -60,6 +60,7 @@ def read(
         " (extract(epoch from ended_at) * 1000)::bigint,"
         " peak, (extract(epoch from peak_at) * 1000)::bigint, last_value"
         " from telemetry.alert where device_id = %(device)s and (ended_at is null or ended_at >= %(from)s)"
+        " and not no_data"
         " and end_reason is distinct from %(revised)s",
         {"device": device_id, "from": from_ms(from_time_ms), "revised": _REVISED},
     ).fetchall():

@@ -98,6 +98,16 @@ def unknown_alerts(connection: Connection, device_ids: Sequence[int]) -> set[Wat
     return {Watched(*row) for row in rows}
 
 
+def silent_alerts(connection: Connection, device_ids: Sequence[int]) -> set[Watched]:
+    """What is told of as silent of these devices."""
+    rows = connection.execute(
+        "select device_id, threshold_id, key_id from telemetry.alert"
+        " where ended_at is null and no_data and device_id = any (%s)",
+        [list(device_ids)],
+    ).fetchall()
+    return {Watched(*row) for row in rows}
+
+
 class Placements:
     """Where devices are, and what was said of their series, by (device, series key); (device, None) is the device."""
 

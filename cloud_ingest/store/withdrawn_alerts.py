@@ -1,15 +1,14 @@
 """Ends the episodes of series that their threshold does not watch any more, also of devices that never send again."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 from cloud_ingest.alerts.judging import Judged, Watched
-from cloud_ingest.alerts.plan import Device, Placed
-from cloud_ingest.alerts.precedence import Candidate, Sensor, winners
+from cloud_ingest.alerts.precedence import Candidate
 from cloud_ingest.store import alert_episodes, alert_states
 from cloud_ingest.store.alert_episodes import Subject
+from cloud_ingest.store.alert_subjects import subjects_of, winners_of
 from cloud_ingest.store.database import Connection, translated
 from cloud_ingest.store.thresholds import EPOCH_LOCK, candidates
-from telemetry_contract.series import SeriesKey
 
 
 class Withdrawals:
@@ -34,7 +33,7 @@ class Withdrawals:
             ]
             alert_states.lock(connection, ids)
             watched = alert_states.read(connection, ids)
-            subjects = _subjects(connection, watched)
+            subjects = subjects_of(connection, watched)
             known = [it for it in candidates(connection) if it.definition.enabled]
             gone = [it for it in watched if not _is_watched(it, subjects[it], known)]
             judged = Judged(withdrawn=gone)
@@ -45,28 +44,4 @@ class Withdrawals:
 
 
 def _is_watched(watched: Watched, subject: Subject, known: Sequence[Candidate]) -> bool:
-    device = subject.device
-    placed = device.sensors.get(subject.key_id, Placed(None, None))
-    sensor = Sensor(
-        device.name, device.site, subject.key.metric, dict(subject.key.labels), subject.location, placed.sensor_type
-    )
-    return any(it.threshold_id == watched.threshold_id for it in winners(known, sensor))
-
-
-def _subjects(connection: Connection, watched: Collection[Watched]) -> Mapping[Watched, Subject]:
-    """What each of them is about."""
-    rows = connection.execute(
-        "select device_id, threshold_id, key_id, device.name, device.site, own.path::text, series_key.key,"
-        " place.path::text, sensor.sensor_type"
-        " from unnest(%s::integer[], %s::integer[], %s::integer[]) as watched (device_id, threshold_id, key_id)"
-        " join telemetry.device using (device_id) join telemetry.series_key using (key_id)"
-        " left join telemetry.sensor using (device_id, key_id)"
-        " left join telemetry.location as own on own.location_id = device.location_id"
-        " left join telemetry.location as place on place.location_id = sensor.location_id",
-        [list(column) for column in zip(*watched, strict=True)] if watched else [[], [], []],
-    ).fetchall()
-    subjects = {}
-    for device_id, threshold_id, key_id, name, site, location, key, place, sensor_type in rows:
-        device = Device(name, site, location, {key_id: Placed(place, sensor_type)})
-        subjects[Watched(device_id, threshold_id, key_id)] = Subject(device, None, SeriesKey.parse(key), key_id)
-    return subjects
+    return any(it.threshold_id == watched.threshold_id for it in winners_of(subject, known))

@@ -14,6 +14,7 @@ from cloud_ingest.store.hearing import BEAT_SECONDS, STATUSES, beat
 from cloud_ingest.store.lease import Lease
 from cloud_ingest.store.liveness import LivenessRules, look_at_devices
 from cloud_ingest.store.migrate import require_current
+from cloud_ingest.store.silent_series import SilentSeries
 from cloud_ingest.store.unheard_alerts import look_at_alerts
 from cloud_ingest.store.withdrawn_alerts import Withdrawals
 
@@ -42,6 +43,7 @@ class LivenessWatch:
         self._rules = rules_of(config.worker.liveness)
         self._is_listening = is_listening
         self._withdrawals = Withdrawals()
+        self._silent_series = SilentSeries(self._rules.grace_ms)
         self._lease = Lease(self._url, "liveness")
 
     def run(self, stop: threading.Event) -> None:
@@ -80,5 +82,7 @@ class LivenessWatch:
             log.info("%d changes of which devices and sites are there", told)
         if unknown := look_at_alerts(connection, self._rules.grace_ms):
             log.info("%d alerts became unknown, or known again", unknown)
+        if silent := self._silent_series.look(connection):
+            log.info("%d alerts of silent series began or ended", silent)
         if withdrawn := self._withdrawals.look(connection):
             log.info("%d alerts withdrawn, for which there is no threshold any more", withdrawn)

@@ -201,7 +201,7 @@ def test_silence_looks_as_the_rule_says_and_forgets_nothing() -> None:
     alert = Rule(1, Operator.ABOVE, warning=80, no_data=NoData.ALERT, silence_ms=30)
     assert phase_at(State(0), keep, 10**9) is Phase.OK
     assert phase_at(State(0), alert, 30) is Phase.OK
-    assert phase_at(State(0), alert, 31) is Phase.FIRING
+    assert phase_at(State(0), alert, 31) is Phase.UNKNOWN
     assert phase_at(State(), alert, 31) is Phase.UNKNOWN
     assert phase_at(State(1_000), HOT, 0) is Phase.OK
 
