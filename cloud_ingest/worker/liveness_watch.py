@@ -19,6 +19,7 @@ from cloud_ingest.store.unheard_alerts import look_at_alerts
 from cloud_ingest.store.withdrawn_alerts import Withdrawals
 
 _RETRY_SECONDS: Final = 2.0
+_PAUSES: Final = 9  # after a look at every series, so many times as long as it took: it has a tenth of the time
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class LivenessWatch:
         self._is_listening = is_listening
         self._withdrawals = Withdrawals()
         self._silent_series = SilentSeries(self._rules.grace_ms)
+        self._series_due = 0.0
         self._lease = Lease(self._url, "liveness")
 
     def run(self, stop: threading.Event) -> None:
@@ -82,7 +84,15 @@ class LivenessWatch:
             log.info("%d changes of which devices and sites are there", told)
         if unknown := look_at_alerts(connection, self._rules.grace_ms):
             log.info("%d alerts became unknown, or known again", unknown)
-        if silent := self._silent_series.look(connection):
-            log.info("%d alerts of silent series began or ended", silent)
         if withdrawn := self._withdrawals.look(connection):
             log.info("%d alerts withdrawn, for which there is no threshold any more", withdrawn)
+        self._look_at_series(connection)
+
+    def _look_at_series(self, connection: Connection) -> None:
+        began = time.monotonic()
+        if began < self._series_due:
+            return
+        if silent := self._silent_series.look(connection):
+            log.info("%d alerts of silent series began or ended", silent)
+        ended = time.monotonic()
+        self._series_due = ended + _PAUSES * (ended - began)

@@ -10,6 +10,9 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from harness.api import ok, serving
+from harness.broker import Mosquitto
+from harness.cloud import at_work
 from harness.wait import until
 
 from cloud_ingest.alerts.definition import Definition
@@ -23,6 +26,8 @@ from cloud_ingest.store.late_history import LateHistory
 from cloud_ingest.store.migrate import migrate
 from cloud_ingest.store.silent_series import SilentSeries
 from cloud_ingest.store.thresholds import change_threshold, create_threshold, delete_threshold
+from cloud_ingest.worker import main
+from cloud_ingest.worker.alert_topics import payloads
 
 GRACE_MS = 5_000
 NAN = float("nan")
@@ -129,6 +134,7 @@ def test_its_silence_is_told_once_and_ends_with_its_next_value(
     assert (row.device, row.metric, row.threshold, row.severity, row.state, row.no_data, row.peak, row.level) == (
         "pump", "t", "hot", severity, "firing", True, None, None
     )  # fmt: skip
+    assert list(payloads([row])) == ["telemetry/v1/plant/pump/alerts/hot"]
     pump.send(ago=0.05, t=NAN)
     assert silent.look(connection) == 0  # no value is no sign of life
     pump.send(ago=0, t=51.0)
@@ -262,3 +268,27 @@ def test_one_that_is_killed_in_between_has_told_nothing_and_another_tells_once(
     until(lambda: silent.look(connection) == 1, 60, "another looks once the database let go")
     assert silent.look(connection) == 0
     assert told(connection) == [OPENED]
+
+
+def test_the_worker_tells_it_and_the_api_shows_it(
+    url: str, connection: Connection, pump: Pump, broker: Mosquitto
+) -> None:
+    make(connection)
+    pump.fall_silent()
+    connection.execute(
+        "insert into telemetry.device_liveness (device_id, online, since, noticed_at, told)"
+        " select device_id, true, now() - interval '1 hour', now(), false from telemetry.device"
+    )
+    with at_work(main.run, url, broker), serving(url) as client:
+
+        def states() -> list[str]:
+            return [it["state"] for it in ok(client, "/api/v1/realtime?metric=t")["items"]]
+
+        until(lambda: told(connection) == [OPENED], 60, "the silence is told")
+        assert states() == ["firing"]
+        (alert,) = ok(client, "/api/v1/alerts")["items"]
+        assert (alert["no_data"], alert["state"], alert["metric"]) == (True, "firing", "t")
+        pump.send(ago=0, t=51.0)
+        until(lambda: told(connection) == [OPENED, RETURNED], 60, "the return is told")
+        assert states() == ["ok"]
+        assert ok(client, "/api/v1/alerts")["items"] == []
