@@ -182,10 +182,10 @@ def test_nothing_is_told_of_a_device_that_is_away_or_just_back(
     pump.fall_silent()
     connection.execute(
         "insert into telemetry.device_liveness (device_id, online, since, noticed_at, told)"
-        " select device_id, false, now(), now(), true from telemetry.device"
+        " select device_id, false, now() - interval '1 hour', now(), true from telemetry.device"
     )
     assert silent.look(connection) == 0
-    connection.execute("update telemetry.device_liveness set online = true")
+    connection.execute("update telemetry.device_liveness set online = true, since = now()")
     assert silent.look(connection) == 0
     connection.execute("update telemetry.device_liveness set since = now() - interval '31 s'")
     assert silent.look(connection) == 1
@@ -229,14 +229,18 @@ def test_late_history_leaves_it_alone(connection: Connection, pump: Pump, silent
     make(connection)
     connection.execute("update telemetry.threshold_version set valid_from = now() - interval '1 hour'")
     connection.execute("update telemetry.threshold_epoch set epoch = epoch + 1")
-    pump.fall_silent()
+    pump.fall_silent(t=95.0, u=1.0)
     silent.look(connection)
-    pump.send(ago=90, t=95.0)
+    pump.send(ago=90, t=50.0)
+    pump.send(ago=70, t=96.0)
     history = LateHistory(connection)
     (device_id,) = history.due(quiet_seconds=0, longest_seconds=0)
     history.judge(device_id)
-    rows = connection.execute("select no_data, end_reason from telemetry.alert where no_data").fetchall()
-    assert rows == [(True, None)]
+    rows = connection.execute(
+        "select no_data, end_reason, severity, peak, extract(epoch from now() - start_at) > 65 from telemetry.alert"
+        " order by no_data"
+    ).fetchall()
+    assert rows == [(False, None, "warning", None, True), (True, None, "warning", None, False)]
 
 
 _LOOK = (
