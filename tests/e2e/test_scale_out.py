@@ -229,7 +229,7 @@ def test_members_that_leave_in_turn_lose_nothing_though_no_device_sends_again(
                 start(process)
                 progress(migrated, "after it is back")
         for device, sender in zip(connected, senders, strict=True):
-            device.wait_committed((1, sender.sent), timeout=30)
+            device.wait_told_committed(sender.sent, timeout=30)
         for process in processes:
             stop(process)
     assert {name: sorted(rows) for name, rows in stored_rows(migrated).items()} == {
@@ -259,7 +259,7 @@ def test_two_plain_subscribers_are_a_hot_standby_that_loses_and_doubles_nothing(
             other.kill()
             progress(migrated, "by the one that came back")
         for device, sender in zip(connected, senders, strict=True):
-            device.wait_committed((1, sender.sent), timeout=30)
+            device.wait_told_committed(sender.sent, timeout=30)
         stop(one)
     assert {name: sorted(rows) for name, rows in stored_rows(migrated).items()} == {
         name: sender.rows for name, sender in zip(names, senders, strict=True)

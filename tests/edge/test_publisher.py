@@ -190,7 +190,7 @@ def test_after_an_outage_the_newest_comes_first_and_the_rest_in_bulk(edge: Edge,
 
 
 def test_ticks_measured_during_the_drain_overtake_the_backlog(edge: Edge, broker: Mosquitto) -> None:
-    edge.delivery = {"window_messages": 2, "backlog_ticks_per_message": 1}
+    edge.delivery = {"window_messages": 2, "backlog_ticks_per_message": 1, "confirm_timeout_seconds": 3}
     broker.stop()
     edge.start()
     edge.measure(100)
@@ -201,7 +201,7 @@ def test_ticks_measured_during_the_drain_overtake_the_backlog(edge: Edge, broker
         edge.measure()
         edge.wait_delivered(60)
         assert 20 <= cloud.seqs.index(101) < 40
-        assert sorted(cloud.seqs) == list(range(1, 102))
+        assert sorted(set(cloud.seqs)) == list(range(1, 102))
 
 
 def test_ticks_of_different_collectors_travel_with_their_own_kind(edge: Edge, broker: Mosquitto) -> None:

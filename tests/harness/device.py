@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from cloud_ingest.store.ranges import runs_of
 from harness.broker import Mosquitto
 from harness.wait import until
 from telemetry_contract.codec import decode_ack, encode
@@ -72,6 +73,17 @@ class Device:
     def wait_committed(self, *ranges: tuple[int, int], timeout: float = 15) -> None:
         """Until the cloud says that exactly these are committed."""
         until(lambda: self.committed() == list(ranges), timeout, f"commit ack {ranges} for {self.name}")
+
+    def wait_told_committed(self, last: int, timeout: float = 15) -> None:
+        """Until acks, taken together, said of each number up to `last` that it is committed.
+
+        Of several ingesters one may tell later what it knew earlier; an agent forgets nothing that it was told.
+        """
+
+        def told() -> list[tuple[int, int]]:
+            return runs_of(it for ack in list(self.acks) if ack.stream == self.stream for it in ack.committed)
+
+        until(lambda: told() == [(1, last)], timeout, f"commit acks up to {last} for {self.name}")
 
     def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
         if message.topic.endswith("/config"):
