@@ -54,7 +54,8 @@ from cloud_ingest.store.batch import BatchWriter, Block
 from cloud_ingest.store.migrate import migrate
 from cloud_ingest.store.thresholds import create_threshold
 
-TOLD_SAMPLES: Final = 200
+TOLD_SAMPLES: Final = 100
+TOLD_SECONDS: Final = 60  # more than these samples take
 BATCH_TICKS: Final = 1_000
 WARM_UP_BATCHES: Final = 2
 KEY: Final = "probe_celsius"
@@ -208,7 +209,8 @@ def measure_told(server: Server, count: int, rate: float, directory: Path) -> di
             port = free_port()
             api = role("api", directory / f"told-{name}", broker, url, API__LISTEN=f"127.0.0.1:{port}")
             stop = threading.Event()
-            messages = paced(generate(WORKLOADS["live"]), rate, stop) if name == "beside" else iter(())
+            lasting = WORKLOADS["live"]._replace(messages=int(rate * TOLD_SECONDS))
+            messages = paced(generate(lasting), rate, stop) if name == "beside" else iter(())
             load = threading.Thread(target=blast, args=(broker.host, broker.port, messages))
             try:
                 ingest.start()
@@ -217,6 +219,7 @@ def measure_told(server: Server, count: int, rate: float, directory: Path) -> di
                 load.start()
                 with Stream(port) as stream:
                     committed, heard = told_seconds(url, broker, stream)
+                    figures[f"load_lasted_{name}"] = load.is_alive()
             finally:
                 stop.set()
                 if load.ident is not None:
